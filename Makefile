@@ -1,0 +1,48 @@
+# Everything starts from nothing but python3 (3.11 or later) and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: demo test lint wheel-test clean help
+
+help:
+	@echo "make demo        explain examples/cat.jpg, write graph.html"
+	@echo "make test        run the tests"
+	@echo "make lint        ruff and mypy"
+	@echo "make wheel-test  build the wheel, install it elsewhere, test it there"
+	@echo "make clean       remove what the other targets made"
+
+$(READY): pyproject.toml constraints.txt
+	@echo "setting up $(VENV) (torch is about 5 GB with CUDA; a few minutes)"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade "pip>=25.1"
+	$(PIP) install --constraint constraints.txt --editable . --group dev
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/expcam-circuit examples/cat.jpg --out graph.html
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The tests are copied, so that the installed package is tested and not the source beside them.
+wheel-test: $(READY)
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(BIN)/python -m build --wheel --outdir build/wheel . > build/wheel/build.log
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip --quiet install --upgrade "pip>=25.1"
+	build/wheel/venv/bin/python -m pip --quiet install --constraint constraints.txt build/wheel/*.whl --group test
+	cp -r tests examples notebooks pyproject.toml build/wheel/
+	cd build/wheel && venv/bin/python -m pytest -m "not slow" --durations=0 --durations-min=20
+
+clean:
+	rm -rf $(VENV) build dist graph.html .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf src/*.egg-info

@@ -1,0 +1,1 @@
+"""The readout: wiring of a model, active channels, edges."""

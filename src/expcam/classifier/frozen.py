@@ -1,0 +1,29 @@
+"""A module that is run as if frozen, and left as it was found."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[nn.Module]:
+    """Run ``module`` in evaluation mode, its parameters without gradient, for one block.
+
+    Each submodule's ``training`` flag and each parameter's ``requires_grad`` and ``grad`` are
+    put back at the end, also after an exception.
+    """
+    training = [(each, each.training) for each in module.modules()]
+    parameters = [(each, each.requires_grad, each.grad) for each in module.parameters()]
+    try:
+        for each, _ in training:
+            each.training = False
+        for parameter, _, _ in parameters:
+            parameter.requires_grad_(False)
+        yield module
+    finally:
+        for each, flag in training:
+            each.training = flag
+        for parameter, requires_grad, grad in parameters:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = grad

@@ -1,0 +1,185 @@
+"""A frozen classifier with its transform and its labels."""
+
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms._presets import ImageClassification
+from torchvision.transforms.functional import center_crop, resize
+
+from expcam.classifier.images import ImageSource, open_image
+from expcam.errors import ClassifierError, ImageError, TargetError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+PHOTO_SIDE = 448
+"""Pixels; photographs are shown at least this large."""
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """An image as a classifier takes it, and as a person sees the same pixels.
+
+    Attributes:
+        input: Normalised float tensor ``(3, H, W)`` on the classifier's device.
+        picture: The same pixels as uint8 ``(H, W, 3)``.
+        photo: The same field of view in finer pixels, uint8 ``(k H, k W, 3)`` with an integer
+            ``k``; the picture itself where the transform does not tell its field of view.
+    """
+
+    input: Tensor
+    picture: npt.NDArray[np.uint8]
+    photo: npt.NDArray[np.uint8]
+
+
+class Classifier:
+    """An image classifier together with what it needs to be used on a photograph.
+
+    Args:
+        module: Maps ``(batch, 3, H, W)`` to logits ``(batch, classes)``. It stays yours: it is
+            run in evaluation mode and left as it was.
+        transform: Maps a PIL image to the normalised tensor ``(3, H, W)``.
+        labels: Readable class names in the order of the logits; without them a class is called
+            ``class 7``.
+        name: What reports call the classifier.
+        mean: Per-channel mean that ``transform`` subtracts, to show its output as a picture.
+            Taken from torchvision's presets where ``transform`` is one, else ImageNet's.
+        std: The same for the standard deviation.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        transform: Transform,
+        labels: Sequence[str] | None = None,
+        *,
+        name: str = "custom",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        if not isinstance(module, nn.Module):
+            raise ClassifierError(f"a classifier is a torch.nn.Module, not {type(module).__name__}")
+        preset = transform if isinstance(transform, ImageClassification) else None
+        self.module = module
+        self.transform = transform
+        self.labels = None if labels is None else tuple(labels)
+        self.name = name
+        self.mean = tuple(mean or (preset.mean if preset else IMAGENET_MEAN))
+        self.std = tuple(std or (preset.std if preset else IMAGENET_STD))
+
+    @property
+    def device(self) -> torch.device:
+        parameter = next(self.module.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
+
+    def prepare(self, image: ImageSource | Tensor) -> Prepared:
+        """Transform an image for the classifier.
+
+        Args:
+            image: A path, PIL image or array (see `open_image`); or a float tensor ``(3, H, W)``
+                that has been transformed and normalised already.
+
+        Raises:
+            ImageError: The image cannot be read, or the tensor is none that a classifier takes.
+        """
+        photo = None
+        if isinstance(image, Tensor):
+            x = image.detach()
+            if x.ndim != 3 or x.shape[0] != 3 or not x.is_floating_point():
+                raise ImageError(
+                    f"a tensor image is normalised, float and (3, H, W), not "
+                    f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
+                )
+        else:
+            opened = open_image(image)
+            x = self.transform(opened)
+            if isinstance(self.transform, ImageClassification):
+                photo = _field_of_view(opened, self.transform)
+        x = x.to(self.device, torch.float32)
+        if not torch.isfinite(x).all():
+            raise ImageError("the image holds NaN or infinite values")
+        picture = self.picture(x)
+        return Prepared(input=x, picture=picture, photo=picture if photo is None else photo)
+
+    def picture(self, x: Tensor) -> npt.NDArray[np.uint8]:
+        """Show a normalised ``(3, H, W)`` tensor as uint8 ``(H, W, 3)``."""
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.mean, self.std))
+        shown: npt.NDArray[np.uint8] = (
+            (x.detach().cpu() * std + mean)
+            .clamp(0, 1)
+            .mul(255)
+            .round()
+            .byte()
+            .permute(1, 2, 0)
+            .numpy()
+        )
+        return shown
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits ``(batch, classes)`` of normalised images ``(batch, 3, H, W)``.
+
+        Raises:
+            ClassifierError: The module does not give one finite row of logits per image.
+        """
+        output = self.module(x)
+        if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x):
+            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ClassifierError(
+                f"classifier `{self.name}` must give logits (batch, classes), it gave {shape}"
+            )
+        if self.labels is not None and output.shape[1] != len(self.labels):
+            raise ClassifierError(
+                f"classifier `{self.name}` has {output.shape[1]} outputs "
+                f"but {len(self.labels)} labels"
+            )
+        if not torch.isfinite(output).all():
+            raise ClassifierError(f"classifier `{self.name}` gives NaN or infinite logits")
+        return output
+
+    def label_name(self, label: int) -> str:
+        return f"class {label}" if self.labels is None else self.labels[label]
+
+    def class_index(self, target: int | str, classes: int) -> int:
+        """The index of a class given by number or by name (upper and lower case alike).
+
+        Args:
+            target: An index, the same in digits, or a label.
+            classes: How many logits the classifier has.
+
+        Raises:
+            TargetError: No such class; the message names the nearest labels.
+        """
+        if isinstance(target, int) or target.strip().lstrip("-").isdigit():
+            index = int(target)
+            if not 0 <= index < classes:
+                raise TargetError(
+                    f"unknown class {index}: classifier `{self.name}` has classes 0 to {classes - 1}"
+                )
+            return index
+        names = [self.label_name(i).lower() for i in range(classes)]
+        wanted = target.strip().lower()
+        if wanted in names:
+            return names.index(wanted)
+        near = difflib.get_close_matches(wanted, names, n=3)
+        near += [name for name in names if wanted in name and name not in near][: 3 - len(near)]
+        hint = f"; did you mean {', '.join(near)}?" if near else "; give its label or its index"
+        raise TargetError(f"unknown class `{target}` of classifier `{self.name}`{hint}")
+
+
+def _field_of_view(image: Image.Image, preset: ImageClassification) -> npt.NDArray[np.uint8]:
+    """What torchvision's preset shows a classifier, in finer pixels."""
+    finer = math.ceil(PHOTO_SIDE / preset.crop_size[0])
+    resized = resize(
+        image, [side * finer for side in preset.resize_size], preset.interpolation, antialias=True
+    )
+    cropped = center_crop(resized, [side * finer for side in preset.crop_size])
+    return np.asarray(cropped, dtype=np.uint8)

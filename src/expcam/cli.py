@@ -1,0 +1,257 @@
+"""The command ``expcam-circuit``: parse, call, print. Torch is loaded only when there is work."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from expcam.errors import ExpcamError, ExpcamWarning
+from expcam.explain.baselines import BASELINES
+from expcam.files import check_writable
+from expcam.graphs.exports import WRITERS, Finding, writer_for
+
+if TYPE_CHECKING:
+    from expcam.explain.progress import Progress
+
+MISTAKE, NOT_KEPT, INTERRUPTED = 2, 3, 130
+
+EPILOG = f"""
+Examples:
+
+  expcam-circuit cat.jpg --out graph.html
+
+  expcam-circuit cat.jpg --out graph.html --model resnet18 --weights resnet18.safetensors
+
+  expcam-circuit cat.jpg --out circuit.graphml --model bundled --target "Persian cat"
+
+The suffix of --out picks the format: {", ".join(WRITERS)} (.csv makes a folder).
+
+Exit codes: 0 done; 2 a mistake in what was asked; 3 done, but no mask keeps the label.
+"""
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(epilog=EPILOG, no_args_is_help=True)
+def circuit(
+    image: Annotated[Path, typer.Argument(metavar="IMG", help="The photograph to explain.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="What to write; the suffix picks the format.")
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="auto, bundled, or any torchvision classification model. auto is ResNet-18 "
+            "where its weights can be had, else the bundled classifier.",
+        ),
+    ] = "auto",
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Its weights: a .safetensors, .pt or .pth state dict."),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="CLASS", help="Class to explain, by name or index (else the predicted one)"),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="DEV", help="cpu, cuda or mps (else the best there is)")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same mask.")] = 0,
+    top_k: Annotated[
+        int, typer.Option("--top-k", metavar="N", help="At most so many channels per layer.")
+    ] = 16,
+    baselines: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST", help=f"Methods to compare with, of: {', '.join(BASELINES)}; or none."
+        ),
+    ] = "gradcam,ig,disc",
+    instances: Annotated[
+        bool, typer.Option("--instances", help="Also look for further objects of the class.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the findings as one JSON object.")
+    ] = False,
+) -> int:
+    """Which pixels did this decision need, and which channels carried it?
+
+    Finds a small mask under which the classifier keeps its decision on any background, reads the
+    circuit of channels that carried it, and measures both beside other methods.
+    """
+    start = time.monotonic()
+    write = writer_for(out)
+    check_writable(out)
+    methods = [name for name in baselines.split(",") if name and name != "none"]
+    finding = _find(image, model, weights, target, device, seed, top_k, methods, instances)
+    write(out, finding)
+    _print(finding, out, time.monotonic() - start, as_json)
+    return 0 if finding.explanation.kept else NOT_KEPT
+
+
+def main() -> NoReturn:
+    """Run the command and exit: one line on standard error for a mistake, never a traceback."""
+    try:
+        code = app(standalone_mode=False)
+    except (ExpcamError, typer.TyperException) as error:
+        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        print(f"expcam-circuit: {' '.join(message.split())}", file=sys.stderr)
+        code = MISTAKE
+    except (KeyboardInterrupt, typer.Abort):
+        print("expcam-circuit: interrupted, nothing was written", file=sys.stderr)
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def _find(
+    image: Path,
+    model: str,
+    weights: Path | None,
+    target: str | None,
+    device: str | None,
+    seed: int,
+    top_k: int,
+    methods: list[str],
+    instances: bool,
+) -> Finding:
+    """Everything that can be wrong with the options is looked at before the work starts."""
+    with _status("loading torch"):
+        import torch
+
+        from expcam.circuits.readout import COVERAGE, check_selection, read_circuit
+        from expcam.classifier.images import open_image
+        from expcam.classifier.loading import load_classifier
+        from expcam.explain.compare import check_methods, compare
+        from expcam.explain.run import (
+            DEFAULT_RECIPE,
+            check_options,
+            explain_image,
+            explain_instances,
+        )
+
+        # Masked activations are full of denormal numbers, on which a CPU is slow.
+        torch.set_flush_denormal(True)
+        check_options(DEFAULT_RECIPE, seed)
+        check_selection(COVERAGE, top_k)
+        check_methods(methods)
+        open_image(image)
+    with _status(f"loading classifier {model}"), _warnings_as_lines():
+        classifier = load_classifier(model, weights or "default", device=device)
+    with _progress() as progress:
+        if instances:
+            first, *others = explain_instances(
+                classifier, image, target=target, seed=seed, progress=progress
+            )
+        else:
+            first = explain_image(classifier, image, target=target, seed=seed, progress=progress)
+            others = []
+        found = read_circuit(classifier, first, top_k=top_k)
+        table = compare(classifier, first, methods, progress=progress)
+    return Finding(explanation=first, circuit=found, table=table, instances=others)
+
+
+def _print(finding: Finding, out: Path, seconds: float, as_json: bool) -> None:
+    from expcam.graphs.wording import share
+
+    e, graph = finding.explanation, finding.circuit.graph
+    if as_json:
+        print(json.dumps(_as_dict(finding, out, seconds)))
+        return
+    robust = f"on {round(8 * e.robustness)} of 8 unseen backgrounds"
+    needs = ", ".join(
+        f"{row.title} {share(row.area_kept)} (all backgrounds {share(row.area_robust)})"
+        for row in finding.table.itertuples()
+        if row.method != "expcam"
+    )
+    lines = {
+        "class": f"{e.label_name}, confidence {share(e.confidence)} ({e.classifier})",
+        "mask": f"{share(e.area)} of the pixels in {e.seconds:.1f} s",
+        "label kept": f"{'yes' if e.kept else 'NO'}; {robust}; "
+        f"{'lost' if e.necessary else 'kept'} without the mask's pixels",
+        "circuit": f"{graph.number_of_nodes()} channels and {graph.number_of_edges()} edges "
+        f"in {len(finding.circuit.layers)} layers",
+    }
+    if needs:
+        lines["others need"] = needs
+    if finding.instances:
+        areas = ", ".join(share(each.area) for each in finding.instances)
+        lines["instances"] = f"{len(finding.instances)} more: {areas} of the pixels"
+    lines["written"] = f"{out} in {seconds:.0f} s"
+    for name, text in lines.items():
+        print(f"{name:<12} {text}")
+
+
+def _as_dict(finding: Finding, out: Path, seconds: float) -> dict[str, object]:
+    e = finding.explanation
+    methods = finding.table.drop(columns="attribution").astype(object)
+    return {
+        "image": e.source,
+        "classifier": e.classifier,
+        "label": e.label,
+        "label_name": e.label_name,
+        "confidence": e.confidence,
+        "area": e.area,
+        "kept": e.kept,
+        "robustness": e.robustness,
+        "necessary": e.necessary,
+        "mask_seconds": e.seconds,
+        "cost": e.cost,
+        "instances": [each.area for each in finding.instances],
+        "nodes": finding.circuit.graph.number_of_nodes(),
+        "edges": finding.circuit.graph.number_of_edges(),
+        "layers": len(finding.circuit.layers),
+        "methods": methods.where(methods.notna(), None).to_dict("records"),
+        "out": str(out),
+        "seconds": seconds,
+    }
+
+
+@contextmanager
+def _status(text: str) -> Iterator[None]:
+    from rich.console import Console
+
+    with Console(stderr=True).status(text):
+        yield
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar per stage on standard error, gone when the work is done."""
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    tasks: dict[str, TaskID] = {}
+    with Bars(console=Console(stderr=True), transient=True) as bars:
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks or done <= 1:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, visible=done < total)
+
+        yield report
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Show expcam's own warnings as a line each, without the source code that Python adds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ExpcamWarning)
+        usual: Callable[..., None] = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: object) -> None:
+            if issubclass(category, ExpcamWarning):
+                print(f"expcam-circuit: {message}", file=sys.stderr)
+            else:
+                usual(message, category, *rest)
+
+        warnings.showwarning = show
+        yield

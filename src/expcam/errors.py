@@ -1,0 +1,29 @@
+"""What goes wrong for a reason that the user can mend."""
+
+
+class ExpcamError(Exception):
+    """Base of all errors that expcam raises on purpose; the message is one line."""
+
+
+class ImageError(ExpcamError):
+    """The image cannot be read or does not fit the classifier."""
+
+
+class ClassifierError(ExpcamError):
+    """The classifier cannot be loaded or does not behave as one."""
+
+
+class TargetError(ExpcamError):
+    """The class asked for does not exist."""
+
+
+class OptionError(ExpcamError):
+    """An option has a value that it cannot have."""
+
+
+class FileFormatError(ExpcamError):
+    """A file cannot be written, or is not what it should be."""
+
+
+class ExpcamWarning(UserWarning):
+    """Something was done in another way than asked for or expected; the text says what."""

@@ -1,0 +1,1 @@
+"""The mask: taps, objective, generators, solver, pruning, instances, baselines, metrics."""

@@ -1,0 +1,60 @@
+"""What stands where the mask removes pixels."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
+
+Background = Callable[[Tensor, torch.Generator], Tensor]
+"""Maps an image ``(3, H, W)`` and a source of random numbers to a background of the same shape."""
+
+
+def zero(x: Tensor, rng: torch.Generator) -> Tensor:
+    """The data set's mean colour, which is 0 in normalised space."""
+    return torch.zeros_like(x)
+
+
+def blur(x: Tensor, rng: torch.Generator) -> Tensor:
+    """The image itself, blurred with a standard deviation of one twentieth of its side."""
+    sigma = min(x.shape[-2:]) / 20
+    return gaussian_blur(x, 2 * round(2 * sigma) + 1, sigma)
+
+
+def normal(x: Tensor, rng: torch.Generator) -> Tensor:
+    """Independent N(0, 1) noise."""
+    return torch.randn(x.shape, generator=rng).to(x)
+
+
+def uniform(x: Tensor, rng: torch.Generator) -> Tensor:
+    """Independent U(-1, 1) noise."""
+    return (torch.rand(x.shape, generator=rng) * 2 - 1).to(x)
+
+
+BACKGROUNDS: dict[str, Background] = {
+    "zero": zero,
+    "blur": blur,
+    "normal": normal,
+    "uniform": uniform,
+}
+PUBLISHED: Sequence[str] = ("zero", "normal", "uniform")
+"""The backgrounds of the published abductive constraint."""
+EVALUATION: Sequence[str] = ("zero", "blur", *["normal"] * 3, *["uniform"] * 3)
+"""The eight backgrounds on which a robust mask keeps the label."""
+
+_EVALUATION_SEEDS = 2**40
+
+
+def draw(names: Sequence[str], x: Tensor, rng: torch.Generator) -> Tensor:
+    """One background per name, stacked: ``(len(names), 3, H, W)``."""
+    return torch.stack([BACKGROUNDS[name](x, rng) for name in names])
+
+
+def training_rng(seed: int) -> torch.Generator:
+    """Random numbers for a solver; seeds lie below 2³²."""
+    return torch.Generator().manual_seed(seed)
+
+
+def evaluation_backgrounds(x: Tensor, seed: int) -> Tensor:
+    """The eight evaluation backgrounds ``(8, 3, H, W)``, from a seed that no training uses."""
+    return draw(EVALUATION, x, torch.Generator().manual_seed(_EVALUATION_SEEDS + seed))

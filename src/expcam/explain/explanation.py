@@ -1,0 +1,106 @@
+"""What is known of one explanation, and its file."""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from expcam.errors import FileFormatError
+from expcam.files import written_whole
+
+FORMAT = "expcam-explanation/1"
+_ARRAYS = ("mask", "probability", "image", "photo", "input")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Explanation:
+    """A mask under which a classifier still decides as on the whole image.
+
+    All figures were measured on the hard mask, with the classifier that was handed in.
+
+    Attributes:
+        mask: Pixels that are kept, bool ``(H, W)``.
+        probability: Mask probabilities, float32 ``(H, W)``.
+        image: The photograph as the classifier sees it, uint8 ``(H, W, 3)``.
+        photo: The same field of view in pixels a whole number of times finer, for display.
+        input: The image, normalised: float32 ``(3, H, W)``.
+        label: Index of the class that is explained.
+        label_name: Its name.
+        confidence: Its probability on the whole image.
+        masked_confidence: Its probability on the explanation.
+        area: Share of pixels kept.
+        kept: Whether the explanation, on the mean colour, has the label.
+        robustness: Share of eight backgrounds, unseen in training, on which it has.
+        necessary: Whether the image without the mask's pixels loses the label.
+        seconds: Time the mask took.
+        cost: Work in forward and backward passes of the classifier on one image.
+        classifier: Name of the classifier.
+        recipe: Name of the recipe.
+        seed: Seed of the solver.
+        source: Name of the image's file; empty when it had none.
+    """
+
+    mask: npt.NDArray[np.bool_]
+    probability: npt.NDArray[np.float32]
+    image: npt.NDArray[np.uint8]
+    photo: npt.NDArray[np.uint8]
+    input: npt.NDArray[np.float32]
+    label: int
+    label_name: str
+    confidence: float
+    masked_confidence: float
+    area: float
+    kept: bool
+    robustness: float
+    necessary: bool
+    seconds: float
+    cost: float
+    classifier: str
+    recipe: str
+    seed: int
+    source: str = ""
+
+    def masked_image(self, outside: tuple[int, int, int] = (124, 116, 104)) -> Image.Image:
+        """The explanation as a picture; removed pixels have the colour ``outside``.
+
+        The default is ImageNet's mean colour, which is what the classifier was shown there.
+        """
+        shown = np.where(self.mask[:, :, None], self.image, np.array(outside, np.uint8))
+        return Image.fromarray(shown)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one ``.npz`` file, whole or not at all."""
+        with written_whole(path) as temporary, temporary.open("wb") as file:
+            facts = {
+                field.name: getattr(self, field.name)
+                for field in fields(self)
+                if field.name not in _ARRAYS
+            }
+            np.savez_compressed(
+                file,
+                facts=np.array(json.dumps({"format": FORMAT, **facts})),
+                **{name: getattr(self, name) for name in _ARRAYS},
+            )
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Explanation":
+        """Read a file written by `save`; nothing in it is executed.
+
+        Raises:
+            FileFormatError: No such file, or not an explanation of this format.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                facts = json.loads(str(file["facts"]))
+                arrays = {name: file[name] for name in _ARRAYS}
+        except FileNotFoundError:
+            raise FileFormatError(f"no such file: `{path}`") from None
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            raise FileFormatError(f"`{path}` is not an explanation saved by expcam") from error
+        found = facts.pop("format", None)
+        if found != FORMAT:
+            raise FileFormatError(f"`{path}` has format {found!r}; this version reads {FORMAT!r}")
+        return cls(**facts, **arrays)

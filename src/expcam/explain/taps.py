@@ -1,0 +1,83 @@
+"""Inner activations of a classifier, by module name, with hooks that leave no trace."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from expcam.errors import ClassifierError
+
+
+@contextmanager
+def tapped(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Collect the outputs of the named submodules during each forward pass in the block.
+
+    Yields a dictionary from name to the output of the latest pass. A tensor that the classifier
+    overwrites in place (an in-place ReLU behind a batch norm) is seen as overwritten.
+
+    Raises:
+        ClassifierError: A name that is no submodule.
+    """
+    modules = dict(module.named_modules())
+    for name in names:
+        if name not in modules:
+            top = ", ".join(child for child, _ in module.named_children())
+            raise ClassifierError(f"layer `{name}` not found; the classifier has: {top}")
+    outputs: dict[str, Tensor] = {}
+
+    def store(name: str) -> RemovableHandle:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+            if isinstance(output, Tensor):
+                outputs[name] = output
+
+        return modules[name].register_forward_hook(hook)
+
+    handles = [store(name) for name in names]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.inference_mode()
+def stage_outputs(module: nn.Module, x: Tensor) -> list[str]:
+    """Names of the modules that end a stage: the last output at each spatial size.
+
+    For a ResNet these are the published taps (``relu, layer1, layer2, layer3, layer4``). Outputs
+    of one pixel do not count. A transformer without feature maps gives the last of each quarter
+    of the modules whose output has the shape of its tokens.
+
+    Args:
+        module: The classifier's module, in evaluation mode.
+        x: A normalised image ``(3, H, W)``.
+    """
+    names = [name for name, _ in module.named_modules() if name]
+    finished: list[tuple[str, torch.Size]] = []
+    modules = dict(module.named_modules())
+
+    def note(name: str) -> RemovableHandle:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+            if isinstance(output, Tensor):
+                finished.append((name, output.shape))
+
+        return modules[name].register_forward_hook(hook)
+
+    handles = [note(name) for name in names]
+    try:
+        logits = module(x[None])
+    finally:
+        for handle in handles:
+            handle.remove()
+    last: dict[tuple[int, ...], str] = {}
+    for name, shape in finished:
+        is_map = len(shape) == 4 and shape[2] > 1 and shape[3] > 1
+        if is_map and shape[1] != logits.shape[1]:
+            last[tuple(shape[2:])] = name
+    if len(last) >= 3:
+        return list(last.values())
+    tokens = [name for name, shape in finished if len(shape) == 3]
+    quarter = max(1, len(tokens) // 4)
+    return [*last.values(), *tokens[quarter - 1 :: quarter]]

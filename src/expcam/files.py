@@ -1,0 +1,46 @@
+"""Files that are written whole or not at all."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from expcam.errors import FileFormatError
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; what is written there replaces it at the end.
+
+    The temporary path keeps the suffix, and may become a file or a folder. When the block
+    raises, it is removed and ``path`` is left as it was.
+
+    Raises:
+        FileFormatError: The folder does not exist or cannot be written.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
+    try:
+        yield temporary
+        if target.is_dir() and temporary.is_dir():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FileFormatError(f"cannot write `{target}`: {reason}") from error
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise `FileFormatError` now rather than after minutes of work, when ``path`` cannot be written."""
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise FileFormatError(f"cannot write `{target}`: no such folder `{target.parent}`")
+    if not os.access(target.parent, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
+        raise FileFormatError(f"cannot write `{target}`: permission denied")

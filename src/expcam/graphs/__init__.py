@@ -1,0 +1,1 @@
+"""What people look at: layout, figures, the report, exports, the notebook view."""

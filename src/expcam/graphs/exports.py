@@ -1,0 +1,109 @@
+"""Write a finding in the format that a file's suffix names.
+
+Importing this module is cheap; each writer loads what it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from expcam.errors import OptionError
+from expcam.files import written_whole
+
+if TYPE_CHECKING:
+    import networkx as nx
+    import pandas as pd
+
+    from expcam.circuits.circuit import Circuit
+    from expcam.explain.explanation import Explanation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """All that is known of one image: what an export may write."""
+
+    explanation: Explanation
+    circuit: Circuit
+    table: pd.DataFrame
+    instances: Sequence[Explanation] = ()
+
+
+def write_html(path: Path, finding: Finding) -> None:
+    """The interactive page."""
+    from expcam.graphs.report import write_report
+
+    write_report(
+        path, finding.explanation, finding.circuit, finding.table, instances=finding.instances
+    )
+
+
+def write_json(path: Path, finding: Finding) -> None:
+    """The circuit in node-link form; `Circuit.load` reads it."""
+    finding.circuit.save(path)
+
+
+def write_graphml(path: Path, finding: Finding) -> None:
+    """The circuit for Gephi, yEd or Cytoscape; node ids are ``layer:channel``."""
+    import networkx as nx
+
+    with written_whole(path) as temporary:
+        nx.write_graphml(_with_text_keys(finding.circuit), temporary)
+
+
+def write_gexf(path: Path, finding: Finding) -> None:
+    """The circuit for Gephi; node ids are ``layer:channel``."""
+    import networkx as nx
+
+    with written_whole(path) as temporary:
+        nx.write_gexf(_with_text_keys(finding.circuit), temporary)
+
+
+def write_csv(path: Path, finding: Finding) -> None:
+    """A folder with ``nodes.csv``, ``edges.csv`` and ``methods.csv``."""
+    with written_whole(path) as temporary:
+        temporary.mkdir()
+        finding.circuit.nodes.to_csv(temporary / "nodes.csv", index=False)
+        finding.circuit.edges.to_csv(temporary / "edges.csv", index=False)
+        finding.table.drop(columns="attribution").to_csv(temporary / "methods.csv", index=False)
+
+
+def write_picture(path: Path, finding: Finding) -> None:
+    """The circuit as a still picture."""
+    from expcam.graphs.plots import plot_circuit, save_figure
+
+    save_figure(plot_circuit(finding.circuit), path)
+
+
+WRITERS: dict[str, Callable[[Path, Finding], None]] = {
+    ".html": write_html,
+    ".json": write_json,
+    ".graphml": write_graphml,
+    ".gexf": write_gexf,
+    ".csv": write_csv,
+    ".png": write_picture,
+    ".svg": write_picture,
+}
+
+
+def writer_for(path: str | Path) -> Callable[[Path, Finding], None]:
+    """The writer that a path's suffix names.
+
+    Raises:
+        OptionError: No such format; the message lists them.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in WRITERS:
+        raise OptionError(f"cannot write `{path}`: its suffix must be one of {', '.join(WRITERS)}")
+    return WRITERS[suffix]
+
+
+def _with_text_keys(circuit: Circuit) -> nx.DiGraph[str]:
+    import networkx as nx
+
+    named: nx.DiGraph[str] = nx.relabel_nodes(
+        circuit.graph, {key: f"{key[0]}:{key[1]}" for key in circuit.graph}
+    )
+    return named

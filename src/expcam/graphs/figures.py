@@ -1,0 +1,183 @@
+"""The circuit as an interactive plotly figure."""
+
+import numpy as np
+import plotly.graph_objects as go
+
+from expcam.circuits.circuit import Circuit
+from expcam.graphs.layout import RANKS, Layout, lay_out
+
+COLUMN_WIDTH = 62
+HEIGHT = 620
+EXCITES, INHIBITS = "#2563eb", "#ea580c"
+TIER_NAMES = ("strongest input of each channel", "three strongest", "eight strongest")
+WIDTHS = (0.15, 0.45, 0.75)
+"""Strengths at which an edge is drawn one step thicker."""
+
+
+def circuit_figure(circuit: Circuit) -> go.Figure:
+    """Draw a circuit: layers from left to right, hover for the figures.
+
+    A node's size is its share of its layer's relevance, its colour its activation relative to
+    its layer's; an edge is blue where the source excites the target on this image and orange
+    where it inhibits it, and thicker the higher its score is among those into the same layer.
+    """
+    layout = lay_out(circuit)
+    figure = go.Figure()
+    tiers = []
+    for tier in range(len(RANKS)):
+        for trace in _edge_traces(layout, tier):
+            figure.add_trace(trace)
+            tiers.append(tier)
+    figure.add_trace(_edge_labels(layout))
+    figure.add_trace(_node_trace(circuit, layout))
+    class_name = str(circuit.graph.graph["label_name"])
+    x, y = layout.positions[circuit.class_node]
+    figure.add_annotation(
+        x=x, y=y, text=f"<b>{_plain(class_name)}</b>", showarrow=False, xanchor="left", xshift=16
+    )
+    figure.update_layout(
+        width=max(760, COLUMN_WIDTH * len(layout.columns) + 260),
+        height=HEIGHT,
+        template="plotly_white",
+        margin={"l": 20, "r": 150, "t": 60, "b": 120},
+        showlegend=False,
+        hovermode="closest",
+        xaxis={
+            "tickmode": "array",
+            "tickvals": list(range(len(layout.columns))),
+            "ticktext": [_plain(name) for name in layout.columns],
+            "tickangle": -60,
+            "showgrid": False,
+            "zeroline": False,
+            "range": [-0.7, len(layout.columns) - 0.3],
+        },
+        yaxis={"visible": False, "range": [-1.12, 1.12]},
+        updatemenus=[_tier_menu(tiers)],
+    )
+    return figure
+
+
+def _edge_traces(layout: Layout, tier: int) -> list[go.Scatter]:
+    """One trace per sign and thickness, so that a thousand edges stay quick to draw."""
+    rows = layout.edges[layout.edges["tier"] == tier]
+    bins = np.searchsorted(WIDTHS, rows["strength"])
+    traces = []
+    for colour, chosen in ((EXCITES, rows["signed"] >= 0), (INHIBITS, rows["signed"] < 0)):
+        for thickness in range(len(WIDTHS) + 1):
+            edges = rows[chosen & (bins == thickness)]
+            if edges.empty:
+                continue
+            xs: list[float | None] = []
+            ys: list[float | None] = []
+            for source, target in zip(edges["source"], edges["target"], strict=True):
+                curve = _curve(layout.positions[source], layout.positions[target])
+                xs += [*curve[0].tolist(), None]
+                ys += [*curve[1].tolist(), None]
+            traces.append(
+                go.Scatter(
+                    x=xs,
+                    y=ys,
+                    mode="lines",
+                    line={"color": colour, "width": 0.6 + 1.1 * thickness},
+                    opacity=0.22 + 0.2 * thickness,
+                    hoverinfo="skip",
+                    visible=tier == 0,
+                )
+            )
+    return traces
+
+
+def _curve(
+    start: tuple[float, float], end: tuple[float, float]
+) -> tuple["np.ndarray[tuple[int], np.dtype[np.float64]]", "np.ndarray[tuple[int], np.dtype[np.float64]]"]:
+    """A smooth line between two nodes, level at both ends."""
+    t = np.linspace(0, 1, 12)
+    ease = t * t * (3 - 2 * t)
+    return start[0] + (end[0] - start[0]) * t, start[1] + (end[1] - start[1]) * ease
+
+
+def _edge_labels(layout: Layout) -> go.Scatter:
+    """Invisible points in the middle of the strongest edges, which tell their figures."""
+    rows = layout.edges[layout.edges["tier"] == 0]
+    middles = [
+        _curve(layout.positions[source], layout.positions[target])
+        for source, target in zip(rows["source"], rows["target"], strict=True)
+    ]
+    text = [
+        f"{_plain(a[0])} {a[1]} → {_plain(b[0])} {b[1]}<br>score {score:.3g}<br>signed {signed:+.3g}"
+        for a, b, score, signed in zip(
+            rows["source"], rows["target"], rows["score"], rows["signed"], strict=True
+        )
+    ]
+    return go.Scatter(
+        x=[xs[6] for xs, _ in middles],
+        y=[ys[6] for _, ys in middles],
+        mode="markers",
+        marker={"size": 9, "opacity": 0},
+        hovertext=text,
+        hoverinfo="text",
+    )
+
+
+def _node_trace(circuit: Circuit, layout: Layout) -> go.Scatter:
+    nodes = circuit.nodes
+    by_layer = nodes.groupby("layer")
+    share = nodes["relevance"] / by_layer["relevance"].transform("max").replace(0, 1)
+    colour = nodes["activation"] / by_layer["activation"].transform("max").replace(0, 1)
+    keys = list(zip(nodes["layer"], nodes["channel"], strict=True))
+    incoming = {key: circuit.graph.in_degree(key, weight="score") for key in keys}
+    hover = [
+        f"<b>{_plain(layer)}</b> channel {channel}<br>activation {activation:.3g}"
+        f"<br>relevance {relevance:.3g}<br>summed score of inputs {incoming[layer, channel]:.3g}"
+        for layer, channel, activation, relevance in zip(
+            nodes["layer"], nodes["channel"], nodes["activation"], nodes["relevance"], strict=True
+        )
+    ]
+    return go.Scatter(
+        x=[layout.positions[key][0] for key in keys],
+        y=[layout.positions[key][1] for key in keys],
+        mode="markers",
+        marker={
+            "size": (7 + 11 * share).tolist(),
+            "color": colour.tolist(),
+            "colorscale": "Viridis",
+            "reversescale": True,
+            "cmin": 0,
+            "cmax": 1,
+            "line": {"color": "#1f2937", "width": 0.8},
+            "colorbar": {
+                "title": {"text": "activation<br>in its layer"},
+                "len": 0.5,
+                "thickness": 10,
+                "x": 1.06,
+            },
+        },
+        hovertext=hover,
+        hoverinfo="text",
+        name="channels",
+    )
+
+
+def _tier_menu(tiers: list[int]) -> dict[str, object]:
+    buttons = [
+        {
+            "label": name,
+            "method": "update",
+            "args": [{"visible": [*(tier <= shown for tier in tiers), True, True]}],
+        }
+        for shown, name in enumerate(TIER_NAMES)
+    ]
+    return {
+        "type": "buttons",
+        "direction": "right",
+        "buttons": buttons,
+        "x": 0,
+        "xanchor": "left",
+        "y": 1.12,
+        "yanchor": "bottom",
+    }
+
+
+def _plain(text: str) -> str:
+    """Text that plotly shows as it is: it reads some HTML tags."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
