@@ -107,11 +107,13 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, side: int) -> tup
     """Top-1 and top-5 share on whole images resized to ``side``."""
     model.eval()
     hits1 = hits5 = 0
-    for x, y in zip(images.split(250), labels.split(250), strict=True):
+    for raw, y in zip(images.split(250), labels.split(250), strict=True):
         x = F.interpolate(
-            x.float() / 255, size=side, mode="bicubic", antialias=True, align_corners=False
+            raw.float() / 255, size=side, mode="bicubic", antialias=True, align_corners=False
         )
-        top = model(((x - MEAN) / STD).contiguous(memory_format=torch.channels_last)).topk(5).indices
+        top = (
+            model(((x - MEAN) / STD).contiguous(memory_format=torch.channels_last)).topk(5).indices
+        )
         hits1 += int((top[:, 0] == y).sum())
         hits5 += int((top == y[:, None]).any(1).sum())
     return hits1 / len(labels), hits5 / len(labels)
@@ -150,7 +152,11 @@ def train(args: argparse.Namespace) -> None:
     steps = len(images) // args.batch
     sides = [side for side, epochs in args.schedule for _ in range(epochs)]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, args.lr, total_steps=steps * len(sides), pct_start=args.warmup, cycle_momentum=False
+        optimizer,
+        args.lr,
+        total_steps=steps * len(sides),
+        pct_start=args.warmup,
+        cycle_momentum=False,
     )
     eye = torch.eye(len(wnids))
     start = time.monotonic()
@@ -177,7 +183,10 @@ def train(args: argparse.Namespace) -> None:
             flush=True,
         )
         save(average.module, args.out, {"seed": str(args.seed), "epoch": str(epoch + 1)})
-    by_side = {side: accuracy(average.module, val_images, val_labels, side) for side in (64, 80, 96, 112, 128)}
+    by_side = {
+        side: accuracy(average.module, val_images, val_labels, side)
+        for side in (64, 80, 96, 112, 128)
+    }
     print(json.dumps(by_side))
     best = max(by_side, key=lambda side: by_side[side][0])
     metadata = {
@@ -191,7 +200,9 @@ def train(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with the Parquet files")
     parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--init", type=Path, help="weights to start from")

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -60,7 +60,9 @@ def circuit(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(metavar="CLASS", help="Class to explain, by name or index (else the predicted one)"),
+        typer.Option(
+            metavar="CLASS", help="Class to explain, by name or index (else the predicted one)"
+        ),
     ] = None,
     device: Annotated[
         str | None, typer.Option(metavar="DEV", help="cpu, cuda or mps (else the best there is)")
@@ -247,11 +249,11 @@ def _warnings_as_lines() -> Iterator[None]:
         warnings.simplefilter("always", ExpcamWarning)
         usual: Callable[..., None] = warnings.showwarning
 
-        def show(message: Warning | str, category: type[Warning], *rest: object) -> None:
+        def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
             if issubclass(category, ExpcamWarning):
                 print(f"expcam-circuit: {message}", file=sys.stderr)
             else:
                 usual(message, category, *rest)
 
-        warnings.showwarning = show
+        warnings.showwarning = show  # type: ignore[assignment]
         yield

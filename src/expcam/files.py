@@ -26,7 +26,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         yield temporary
         if target.is_dir() and temporary.is_dir():
             shutil.rmtree(target)
-        os.replace(temporary, target)
+        temporary.replace(target)
     except OSError as error:
         reason = error.strerror or str(error)
         raise FileFormatError(f"cannot write `{target}`: {reason}") from error
@@ -38,9 +38,11 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
 
 def check_writable(path: str | Path) -> None:
-    """Raise `FileFormatError` now rather than after minutes of work, when ``path`` cannot be written."""
+    """Raise `FileFormatError` now, not after the work, when ``path`` cannot be written."""
     target = Path(path)
     if not target.parent.is_dir():
         raise FileFormatError(f"cannot write `{target}`: no such folder `{target.parent}`")
-    if not os.access(target.parent, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
+    if not os.access(target.parent, os.W_OK) or (
+        target.exists() and not os.access(target, os.W_OK)
+    ):
         raise FileFormatError(f"cannot write `{target}`: permission denied")

@@ -61,7 +61,7 @@ class Circuit:
     @property
     def class_node(self) -> tuple[str, int]:
         """Key of the class that the circuit ends in."""
-        return next(key for key, kind in self.graph.nodes(data="kind") if kind == "class")
+        return next(key for key, data in self.graph.nodes(data=True) if data["kind"] == "class")
 
     def to_dict(self) -> dict[str, Any]:
         """The graph in node-link form, with the format's name; only JSON's own types."""
@@ -102,4 +102,4 @@ class Circuit:
         ]
         if missing:
             raise FileFormatError(f"`{path}` is not a whole circuit: {missing[0]}")
-        return cls(graph)
+        return cls(nx.DiGraph(graph))

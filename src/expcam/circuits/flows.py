@@ -7,6 +7,7 @@ flows of a tensor together, plus constants, add up to the tensor.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,9 +82,9 @@ def gated(flows: Sequence[Flow], before: Tensor, after: Tensor) -> list[Flow]:
     return [replace(flow, value=flow.value * gate[:, flow.span]) for flow in flows]
 
 
-def max_pooled(flows: Sequence[Flow], before: Tensor, **pooling: object) -> list[Flow]:
+def max_pooled(flows: Sequence[Flow], before: Tensor, **pooling: Any) -> list[Flow]:
     """Take from each flow the pixels that a max pooling of the whole tensor picks."""
-    _, index = F.max_pool2d(before, return_indices=True, **pooling)  # type: ignore[arg-type]
+    _, index = F.max_pool2d(before, return_indices=True, **pooling)
     return [
         replace(
             flow,

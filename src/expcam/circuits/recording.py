@@ -177,7 +177,7 @@ class _Recorder(fx.Interpreter):
             self.flows[n] = concatenated(
                 [(self.flows.get(part, []), self.env[part].shape[1]) for part in parts]  # type: ignore[union-attr, index, arg-type]
             )
-        elif isinstance(result, Tensor):
+        elif any(isinstance(part, Tensor) for part in _flat((result,))):
             raise _unsupported(n)
 
     def _follow(self, n: fx.Node, result: Tensor) -> None:

@@ -1,1 +1,1 @@
-"""A frozen classifier with its transform and labels: torchvision, a file, the bundled one, yours."""
+"""A frozen classifier with its transform and labels: torchvision's, a file, bundled, yours."""

@@ -39,6 +39,7 @@ class SmallResNet(nn.Module):
         self.fc = nn.Linear(third, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(batch, num_classes)`` of normalised images ``(batch, 3, H, W)``."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.fc(self.avgpool(x).flatten(1))
@@ -47,8 +48,8 @@ class SmallResNet(nn.Module):
 
 def bundled_classes() -> Sequence[tuple[str, str]]:
     """WordNet id and readable name of each class, in the order of the logits."""
-    with LABELS_FILE.open(encoding="utf-8", newline="") as file:
-        return [(row["wnid"], row["name"]) for row in csv.DictReader(file)]
+    rows = csv.DictReader(LABELS_FILE.read_text(encoding="utf-8").splitlines())
+    return [(row["wnid"], row["name"]) for row in rows]
 
 
 def bundled_transform() -> ImageClassification:

@@ -90,6 +90,7 @@ def _from_array(array: npt.NDArray[np.generic]) -> Image.Image:
         raise ImageError("the image array holds NaN or infinite values")
     if values.min() < 0 or values.max() > 1:
         raise ImageError(
-            f"a float image array lies in [0, 1], this one in [{values.min():.3g}, {values.max():.3g}]"
+            "a float image array lies in [0, 1], "
+            f"this one in [{values.min():.3g}, {values.max():.3g}]"
         )
     return _scaled_to_8_bit(values, 1)

@@ -118,15 +118,15 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise ClassifierError(f"no such weights file: `{file}`")
     suffix = file.suffix.lower()
+    if suffix not in (".safetensors", ".pt", ".pth"):
+        raise ClassifierError(
+            f"weights file `{file}` must end in .safetensors, .pt or .pth, not `{suffix}`"
+        )
     try:
         if suffix == ".safetensors":
             state: object = safetensors.torch.load_file(file)
-        elif suffix in (".pt", ".pth"):
-            state = torch.load(file, map_location="cpu", weights_only=True)
         else:
-            raise ClassifierError(
-                f"weights file `{file}` must end in .safetensors, .pt or .pth, not `{suffix}`"
-            )
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ClassifierError(f"cannot read weights `{file}`: {reason}") from error
@@ -186,7 +186,7 @@ def _published_weights(name: str) -> WeightsEnum:
         hint = f"did you mean {', '.join(near)}?" if near else "one of torchvision's, for instance"
         hint += "" if near else " resnet18, squeezenet1_0, convnext_tiny; or bundled"
         raise ClassifierError(f"unknown model `{name}`; {hint}")
-    best: WeightsEnum = get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+    best: WeightsEnum = get_model_weights(name).DEFAULT
     return best
 
 
@@ -197,18 +197,19 @@ def _build(name: str, published: WeightsEnum, weights: str | Path | None) -> nn.
                 f"the weights of `{name}` are not in torch's cache and cannot be downloaded; "
                 f"give a file with --weights, or take --model {BUNDLED}"
             )
-        return get_model(name, weights=published)
+        ready: nn.Module = get_model(name, weights=published)
+        return ready
     state = None if weights is None else read_state_dict(weights)
     # Two models draw their weights slowly and say so, unless told whether to.
     slow = {"init_weights": state is None} if name in ("googlenet", "inception_v3") else {}
-    module = get_model(name, weights=None, **slow)
+    module: nn.Module = get_model(name, weights=None, **slow)
     if state is not None:
         fit_weights(module, state, str(weights), name)
     return module
 
 
 def _cached(weights: WeightsEnum) -> bool:
-    name = weights.url.rsplit("/", 1)[-1]
+    name = str(weights.url).rsplit("/", 1)[-1]
     return (Path(torch.hub.get_dir()) / "checkpoints" / name).is_file()
 
 

@@ -78,6 +78,7 @@ class Classifier:
 
     @property
     def device(self) -> torch.device:
+        """Where the module's parameters are."""
         parameter = next(self.module.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
 
@@ -146,6 +147,7 @@ class Classifier:
         return output
 
     def label_name(self, label: int) -> str:
+        """The readable name of a class index."""
         return f"class {label}" if self.labels is None else self.labels[label]
 
     def class_index(self, target: int | str, classes: int) -> int:
@@ -162,7 +164,8 @@ class Classifier:
             index = int(target)
             if not 0 <= index < classes:
                 raise TargetError(
-                    f"unknown class {index}: classifier `{self.name}` has classes 0 to {classes - 1}"
+                    f"unknown class {index}: classifier `{self.name}` has classes "
+                    f"0 to {classes - 1}"
                 )
             return index
         names = [self.label_name(i).lower() for i in range(classes)]

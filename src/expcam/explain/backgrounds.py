@@ -18,7 +18,8 @@ def zero(x: Tensor, rng: torch.Generator) -> Tensor:
 def blur(x: Tensor, rng: torch.Generator) -> Tensor:
     """The image itself, blurred with a standard deviation of one twentieth of its side."""
     sigma = min(x.shape[-2:]) / 20
-    return gaussian_blur(x, 2 * round(2 * sigma) + 1, sigma)
+    blurred: Tensor = gaussian_blur(x, 2 * round(2 * sigma) + 1, sigma)
+    return blurred
 
 
 def normal(x: Tensor, rng: torch.Generator) -> Tensor:
@@ -42,7 +43,8 @@ PUBLISHED: Sequence[str] = ("zero", "normal", "uniform")
 EVALUATION: Sequence[str] = ("zero", "blur", *["normal"] * 3, *["uniform"] * 3)
 """The eight backgrounds on which a robust mask keeps the label."""
 
-_EVALUATION_SEEDS = 2**40
+SEEDS = 2**31
+"""Seeds lie below this; a generator looks at 32 bits, and the upper half is for evaluation."""
 
 
 def draw(names: Sequence[str], x: Tensor, rng: torch.Generator) -> Tensor:
@@ -51,10 +53,10 @@ def draw(names: Sequence[str], x: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def training_rng(seed: int) -> torch.Generator:
-    """Random numbers for a solver; seeds lie below 2³²."""
+    """Random numbers for a solver; ``seed`` lies below `SEEDS`."""
     return torch.Generator().manual_seed(seed)
 
 
 def evaluation_backgrounds(x: Tensor, seed: int) -> Tensor:
     """The eight evaluation backgrounds ``(8, 3, H, W)``, from a seed that no training uses."""
-    return draw(EVALUATION, x, torch.Generator().manual_seed(_EVALUATION_SEEDS + seed))
+    return draw(EVALUATION, x, torch.Generator().manual_seed(SEEDS + seed))

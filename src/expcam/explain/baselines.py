@@ -47,17 +47,17 @@ def gradcam(classifier: Classifier, x: Tensor, label: int) -> Tensor:
     from expcam.explain.taps import stage_outputs, tapped
 
     with frozen(classifier.module) as module:
-        last = stage_outputs(module, x)[-1]
-        with tapped(module, [last]) as outputs:
+        last = stage_outputs(module, x)[-1:]
+        with tapped(module, last) as outputs:
             module(x[None])
-        if outputs[last].ndim != 4:
+        if not outputs or outputs[last[0]].ndim != 4:
             raise ClassifierError(
                 f"Grad-CAM needs a convolutional feature map; classifier `{classifier.name}` "
                 "has none behind its first layers"
             )
-        method = LayerGradCam(module, module.get_submodule(last))
+        method = LayerGradCam(module, module.get_submodule(last[0]))
         cam = method.attribute(x[None].clone().requires_grad_(), target=label).detach()
-        upsampled = LayerAttribution.interpolate(cam, tuple(x.shape[-2:]), "bilinear")
+        upsampled: Tensor = LayerAttribution.interpolate(cam, tuple(x.shape[-2:]), "bilinear")
     return upsampled[0, 0]
 
 
@@ -88,7 +88,7 @@ def occlusion(classifier: Classifier, x: Tensor, label: int) -> Tensor:
 
     patch = max(1, min(x.shape[-2:]) // 8)
     with frozen(classifier.module) as module:
-        drop = Occlusion(module).attribute(
+        drop: Tensor = Occlusion(module).attribute(
             x[None],
             sliding_window_shapes=(3, patch, patch),
             strides=(3, max(1, patch // 2), max(1, patch // 2)),

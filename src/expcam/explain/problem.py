@@ -45,11 +45,6 @@ class Problem:
         composites = masks * self.x + (1 - masks) * backgrounds
         with tapped(self.classifier.module, list(self.reference.activations)) as activations:
             logits = self.classifier.logits(composites)
-        if not logits.requires_grad:
-            raise ClassifierError(
-                f"classifier `{self.classifier.name}` passes no gradient to its input, "
-                "so no mask can be trained on it"
-            )
         return Observation(
             probability=probability,
             logits=logits,
@@ -71,13 +66,20 @@ def open_problem(
         allowed: Boolean ``(H, W)``; pixels that the mask may keep. None for all.
 
     Raises:
-        ClassifierError: The classifier gives no finite logits.
+        ClassifierError: The classifier gives no finite logits, or no gradient.
         TargetError: No such class.
     """
     with frozen(classifier.module) as module:
         names = stage_outputs(module, x)
-        with torch.no_grad(), tapped(module, names) as activations:
-            logits = classifier.logits(x[None])[0]
+        with torch.enable_grad(), tapped(module, names) as activations:
+            logits = classifier.logits(x[None].clone().requires_grad_())[0]
+        if not logits.requires_grad:
+            raise ClassifierError(
+                f"classifier `{classifier.name}` passes no gradient to its input, "
+                "so no mask can be trained on it"
+            )
+        logits = logits.detach()
+        whole = {name: activation.detach() for name, activation in activations.items()}
         label = (
             int(logits.argmax()) if target is None else classifier.class_index(target, len(logits))
         )
@@ -85,7 +87,7 @@ def open_problem(
             classifier=classifier,
             x=x,
             allowed=torch.ones_like(x[0], dtype=torch.bool) if allowed is None else allowed,
-            reference=Reference(logits=logits, activations=dict(activations), label=label),
+            reference=Reference(logits=logits, activations=whole, label=label),
         )
 
 

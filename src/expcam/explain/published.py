@@ -5,6 +5,7 @@ repeat another one: the image itself never changes, and the zero background of t
 constraint is the explanation. They are not run twice here; the numbers are the same.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +40,7 @@ class PublishedRecipe:
         ("tv", 500.0),
         ("rob", 100.0),
     )
-    backgrounds: tuple[str, ...] = bg.PUBLISHED
+    backgrounds: Sequence[str] = bg.PUBLISHED
     steps: int = 880
     rate: float = 5e-5
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from expcam.classifier.images import ImageSource
 from expcam.classifier.model import Classifier, Prepared
 from expcam.errors import OptionError
+from expcam.explain.backgrounds import SEEDS
 from expcam.explain.explanation import Explanation
 from expcam.explain.metrics import verify
 from expcam.explain.problem import Problem, open_problem
@@ -50,7 +51,7 @@ def explain_image(
         image: A path, PIL image, array (see `open_image`), or normalised tensor ``(3, H, W)``.
         target: Class to explain, by index or label; None for the predicted one.
         recipe: A key of `RECIPES`.
-        seed: From 0 below 2³²; the same seed gives the same mask on the same machine.
+        seed: From 0 below 2³¹; the same seed gives the same mask on the same machine.
         progress: Called after each step.
 
     Returns:
@@ -110,7 +111,7 @@ def explain_instances(
         image: See `explain_image`.
         target: Class to explain; None for the predicted one.
         recipe: A key of `RECIPES`.
-        seed: From 0 below 2³².
+        seed: From 0 below 2³¹.
         most: Stop after this many.
         progress: Called after each step.
 
@@ -138,8 +139,8 @@ def check_options(recipe: str, seed: int) -> None:
     """Raise `OptionError` for an unknown recipe or a seed out of range."""
     if recipe not in RECIPES:
         raise OptionError(f"unknown recipe `{recipe}`; there are: {', '.join(RECIPES)}")
-    if not 0 <= seed < 2**32:
-        raise OptionError(f"seed {seed} is out of range: from 0 to {2**32 - 1}")
+    if not 0 <= seed < SEEDS:
+        raise OptionError(f"seed {seed} is out of range: from 0 to {SEEDS - 1}")
 
 
 def _explain(

@@ -10,6 +10,7 @@ gradients alone, taken at a hard mask, mislead at this point: what a pixel far f
 edge would do when it is switched on is not seen in a derivative taken where it is off.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,7 +76,7 @@ class ConstrainedRecipe:
         ("act", 0.02),
         ("tv", 0.3),
     )
-    backgrounds: tuple[str, ...] = bg.PUBLISHED
+    backgrounds: Sequence[str] = bg.PUBLISHED
     steps: int = 80
     shared_rate: float = 1e-3
     residual_rate: float = 0.07
@@ -97,8 +98,10 @@ def solve_constrained(
     first_check = check[::3]
     start = smallest_level(problem.classifier, x, guess, first_check, label, problem.allowed)
     area = min(start.area, largest)
-    cost = 1 + start.tried * len(first_check) * FORWARD_COST
     best, best_area = problem.allowed.float(), 1.0
+    if _passes(problem, start.mask, check):
+        best, best_area = start.mask.float(), start.area
+    cost = 1 + (start.tried * len(first_check) + len(check)) * FORWARD_COST
 
     for step in range(recipe.steps):
         width = SOFTEST * (HARDEST / SOFTEST) ** (step / recipe.steps)
@@ -167,7 +170,7 @@ def _prepare(
     with torch.no_grad():
         for grid in residual:
             rest = (guess - generator(x))[None, None]
-            grid += F.adaptive_avg_pool2d(rest, grid.shape[-2:])
+            grid.add_(F.adaptive_avg_pool2d(rest, (grid.shape[-2], grid.shape[-1])))
     optimizers: list[torch.optim.Optimizer] = []
     if shared:
         optimizers.append(torch.optim.Adam(shared, lr=recipe.shared_rate))

@@ -1,13 +1,36 @@
 """Inner activations of a classifier, by module name, with hooks that leave no trace."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from expcam.errors import ClassifierError
+
+
+@contextmanager
+def listening(
+    module: nn.Module, names: Sequence[str], hear: Callable[[str, Tensor], None]
+) -> Iterator[None]:
+    """Call ``hear(name, output)`` when a named submodule has given a tensor, inside the block.
+
+    Raises:
+        ClassifierError: A name that is no submodule.
+    """
+    modules = dict(module.named_modules())
+    with ExitStack() as hooks:
+        for name in names:
+            if name not in modules:
+                top = ", ".join(child for child, _ in module.named_children())
+                raise ClassifierError(f"layer `{name}` not found; the classifier has: {top}")
+
+            def hook(_module: nn.Module, _inputs: object, output: object, name: str = name) -> None:
+                if isinstance(output, Tensor):
+                    hear(name, output)
+
+            hooks.callback(modules[name].register_forward_hook(hook).remove)
+        yield
 
 
 @contextmanager
@@ -20,26 +43,9 @@ def tapped(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor
     Raises:
         ClassifierError: A name that is no submodule.
     """
-    modules = dict(module.named_modules())
-    for name in names:
-        if name not in modules:
-            top = ", ".join(child for child, _ in module.named_children())
-            raise ClassifierError(f"layer `{name}` not found; the classifier has: {top}")
     outputs: dict[str, Tensor] = {}
-
-    def store(name: str) -> RemovableHandle:
-        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-            if isinstance(output, Tensor):
-                outputs[name] = output
-
-        return modules[name].register_forward_hook(hook)
-
-    handles = [store(name) for name in names]
-    try:
+    with listening(module, names, outputs.__setitem__):
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @torch.inference_mode()
@@ -47,30 +53,17 @@ def stage_outputs(module: nn.Module, x: Tensor) -> list[str]:
     """Names of the modules that end a stage: the last output at each spatial size.
 
     For a ResNet these are the published taps (``relu, layer1, layer2, layer3, layer4``). Outputs
-    of one pixel do not count. A transformer without feature maps gives the last of each quarter
-    of the modules whose output has the shape of its tokens.
+    of one pixel do not count, nor maps of the classes. A transformer without feature maps gives
+    the last of each quarter of the modules whose output has the shape of its tokens.
 
     Args:
         module: The classifier's module, in evaluation mode.
         x: A normalised image ``(3, H, W)``.
     """
-    names = [name for name, _ in module.named_modules() if name]
     finished: list[tuple[str, torch.Size]] = []
-    modules = dict(module.named_modules())
-
-    def note(name: str) -> RemovableHandle:
-        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-            if isinstance(output, Tensor):
-                finished.append((name, output.shape))
-
-        return modules[name].register_forward_hook(hook)
-
-    handles = [note(name) for name in names]
-    try:
+    names = [name for name, _ in module.named_modules() if name]
+    with listening(module, names, lambda name, output: finished.append((name, output.shape))):
         logits = module(x[None])
-    finally:
-        for handle in handles:
-            handle.remove()
     last: dict[tuple[int, ...], str] = {}
     for name, shape in finished:
         is_map = len(shape) == 4 and shape[2] > 1 and shape[3] > 1

@@ -103,7 +103,5 @@ def writer_for(path: str | Path) -> Callable[[Path, Finding], None]:
 def _with_text_keys(circuit: Circuit) -> nx.DiGraph[str]:
     import networkx as nx
 
-    named: nx.DiGraph[str] = nx.relabel_nodes(
-        circuit.graph, {key: f"{key[0]}:{key[1]}" for key in circuit.graph}
-    )
-    return named
+    names = {key: f"{key[0]}:{key[1]}" for key in circuit.graph}
+    return nx.DiGraph(nx.relabel_nodes(circuit.graph, names))

@@ -36,10 +36,10 @@ def circuit_figure(circuit: Circuit) -> go.Figure:
         x=x, y=y, text=f"<b>{_plain(class_name)}</b>", showarrow=False, xanchor="left", xshift=16
     )
     figure.update_layout(
-        width=max(760, COLUMN_WIDTH * len(layout.columns) + 260),
+        width=max(760, COLUMN_WIDTH * len(layout.columns) + 300),
         height=HEIGHT,
         template="plotly_white",
-        margin={"l": 20, "r": 150, "t": 60, "b": 120},
+        margin={"l": 20, "r": 220, "t": 60, "b": 120},
         showlegend=False,
         hovermode="closest",
         xaxis={
@@ -149,7 +149,9 @@ def _node_trace(circuit: Circuit, layout: Layout) -> go.Scatter:
                 "title": {"text": "activation<br>in its layer"},
                 "len": 0.5,
                 "thickness": 10,
-                "x": 1.06,
+                "x": 1.0,
+                "xanchor": "left",
+                "xpad": 120,
             },
         },
         hovertext=hover,

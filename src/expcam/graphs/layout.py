@@ -10,7 +10,9 @@ from expcam.circuits.circuit import Circuit
 Key = tuple[str, int]
 SWEEPS = 3
 RANKS = (1, 3, 8)
-"""Edges are drawn in tiers: the strongest input of each channel, the next two, the next five."""
+"""Edges are drawn in tiers: the strongest input of each channel, the next two, the next five.
+
+The class's eight strongest inputs are all in the first tier."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,8 @@ def _pull(
     graph: "nx.DiGraph[Key]", key: Key, height: dict[Key, float], forward: bool
 ) -> float:
     """Mean height of the neighbours on one side, weighted by score; its own without any."""
-    edges = graph.in_edges(key, data="score") if forward else graph.out_edges(key, data="score")
-    weights = [(height[a if forward else b], score) for a, b, score in edges]
+    edges = graph.pred[key] if forward else graph.succ[key]
+    weights = [(height[other], data["score"]) for other, data in edges.items()]
     total = sum(score for _, score in weights)
     return sum(y * score for y, score in weights) / total if total > 0 else height[key]
 
@@ -81,7 +83,8 @@ def _drawn_edges(circuit: Circuit) -> pd.DataFrame:
             circuit.graph.in_edges(target, data=True), key=lambda edge: -edge[2]["score"]
         )
         for rank, (source, _, data) in enumerate(incoming[: RANKS[-1]], start=1):
-            tier = next(n for n, most in enumerate(RANKS) if rank <= most)
+            into_class = target == circuit.class_node
+            tier = 0 if into_class else next(n for n, most in enumerate(RANKS) if rank <= most)
             strongest[target[0]] = max(strongest.get(target[0], 0.0), data["score"])
             rows.append((source, target, data["score"], data["signed"], tier))
     table = pd.DataFrame(rows, columns=["source", "target", "score", "signed", "tier"])

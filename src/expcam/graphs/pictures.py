@@ -46,7 +46,8 @@ def heatmap(photo: Picture, attribution: npt.NDArray[np.floating]) -> Picture:
     colour = matplotlib.colormaps["inferno"](fine)[:, :, :3] * 255
     grey = photo.mean(2, keepdims=True)
     weight = 0.35 + 0.4 * (fine[:, :, None] / 255)
-    return (colour * weight + grey * (1 - weight)).astype(np.uint8)
+    blended: Picture = (colour * weight + grey * (1 - weight)).astype(np.uint8)
+    return blended
 
 
 def data_uri(picture: Picture) -> str:
@@ -58,7 +59,8 @@ def data_uri(picture: Picture) -> str:
 
 def _on_grey(explanation: Explanation, mask: npt.NDArray[np.bool_]) -> Picture:
     fine = _fine(mask, explanation.photo)[:, :, None]
-    return np.where(fine, explanation.photo, np.array(GREY, np.uint8))
+    shown: Picture = np.where(fine, explanation.photo, np.array(GREY, np.uint8))
+    return shown
 
 
 def _fine(mask: npt.NDArray[np.bool_], photo: Picture) -> npt.NDArray[np.bool_]:

@@ -1,0 +1,104 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+import expcam
+from expcam.circuits.recording import record
+from expcam.classifier.frozen import frozen
+from expcam.errors import ClassifierError
+
+
+def shaken(name: str) -> nn.Module:
+    """A torchvision model in float64 with random weights and random batch norm statistics."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = expcam.load_classifier(name, None, device="cpu").module.double()
+        for each in module.modules():
+            if isinstance(each, nn.BatchNorm2d):
+                nn.init.uniform_(each.running_var, 0.5, 2)
+                nn.init.normal_(each.running_mean, 0, 0.3)
+                nn.init.uniform_(each.weight, -1.5, 1.5)
+                nn.init.normal_(each.bias, 0, 0.3)
+    return module
+
+
+# Sums, concatenations, flattening, grouped convolutions, squeeze-and-excitation, branches.
+@pytest.mark.parametrize(
+    "name", ["resnet18", "squeezenet1_0", "vgg11", "resnext50_32x4d", "regnet_y_400mf", "googlenet"]
+)
+def test_contributions_of_all_sources_add_up_to_the_preactivation(name: str) -> None:
+    module = shaken(name)
+    preactivations: dict[str, Tensor] = {}
+    biases: dict[str, Tensor | float] = {}
+    for layer, each in module.named_modules():
+        if isinstance(each, nn.Conv2d | nn.Linear):
+            biases[layer] = 0.0 if each.bias is None else each.bias.detach()
+
+            def keep(_m: nn.Module, _i: object, output: Tensor, layer: str = layer) -> None:
+                preactivations[layer] = output.detach().reshape(output.shape[1], -1).mean(1)
+
+            each.register_forward_hook(keep)
+    generator = torch.Generator().manual_seed(1)
+    e = torch.randn(1, 3, 80, 80, generator=generator, dtype=torch.float64)
+    with frozen(module):
+        recording = record(module, e)
+    assert len(recording.layers) >= 11
+    for layer in recording.layers.values():
+        total = torch.zeros(len(layer.weight), dtype=torch.float64)
+        targets = len(layer.weight) // layer.groups
+        for group in range(layer.groups):
+            rows = slice(group * targets, (group + 1) * targets)
+            first = group * layer.weight.shape[1]
+            for read in layer.reads:
+                mine = (read.columns >= first) & (read.columns < first + layer.weight.shape[1])
+                weight = layer.weight[rows][:, read.columns[mine] - first]
+                total[rows] += torch.einsum("jik,ik->j", weight, read.mean[mine])
+        expected = preactivations[layer.name] - biases[layer.name]
+        error = (total - expected).abs().max() / expected.abs().max()
+        assert error < 1e-6, layer.name
+
+
+def test_the_module_is_left_as_it_was() -> None:
+    module = expcam.load_classifier("resnet18", None, device="cpu").module
+    with frozen(module):
+        record(module, torch.zeros(1, 3, 64, 64))
+    relus = [each for each in module.modules() if isinstance(each, nn.ReLU)]
+    assert all(each.inplace for each in relus)
+
+
+class Mixes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.conv(x).sort(1).values.mean((2, 3)))
+        return logits
+
+
+class Branches(Mixes):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            x = x + 1
+        return super().forward(x)
+
+
+class Twice(Mixes):
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc((self.conv(x) + self.conv(x)).mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Mixes, r"does not understand `.*sort"),
+        (Branches, "cannot be traced"),
+        (Twice, "`conv` is used twice"),
+    ],
+)
+def test_what_is_not_understood_is_named(kind: type[nn.Module], message: str) -> None:
+    module = kind()
+    with pytest.raises(ClassifierError, match=message), frozen(module):
+        record(module, torch.zeros(1, 3, 4, 4))

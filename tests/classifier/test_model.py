@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import expcam
+from expcam.errors import ClassifierError, ImageError, TargetError
+from tests.helpers import EXAMPLES, red_square
+
+
+def test_prepare_shows_what_the_classifier_sees(bundled: expcam.Classifier) -> None:
+    prepared = bundled.prepare(EXAMPLES / "cat.jpg")
+    side = prepared.input.shape[-1]
+    assert prepared.input.shape == (3, side, side)
+    assert prepared.picture.shape == (side, side, 3)
+    finer = prepared.photo.shape[0] // side
+    assert prepared.photo.shape == (finer * side, finer * side, 3)
+    assert finer * side >= 448
+    coarse = prepared.photo.reshape(side, finer, side, finer, 3).mean((1, 3))
+    assert np.abs(coarse - prepared.picture).mean() < 6
+
+
+def test_a_tensor_is_taken_as_it_is(detector: expcam.Classifier) -> None:
+    x = red_square()
+    assert torch.equal(detector.prepare(x).input, x)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.zeros(1, 3, 8, 8), r"not float32 \(1, 3, 8, 8\)"),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), r"not uint8"),
+        (torch.full((3, 8, 8), torch.nan), "NaN"),
+    ],
+)
+def test_tensors_that_are_no_images(
+    detector: expcam.Classifier, tensor: torch.Tensor, message: str
+) -> None:
+    with pytest.raises(ImageError, match=message):
+        detector.prepare(tensor)
+
+
+def test_a_class_by_index_name_or_digits(detector: expcam.Classifier) -> None:
+    assert detector.class_index(2, 3) == 2
+    assert detector.class_index("2", 3) == 2
+    assert detector.class_index(" Blue ", 3) == 2
+    with pytest.raises(TargetError, match=r"unknown class `blu` .* did you mean blue"):
+        detector.class_index("blu", 3)
+    with pytest.raises(TargetError, match=r"unknown class 3: .* classes 0 to 2"):
+        detector.class_index(3, 3)
+    with pytest.raises(TargetError, match="unknown class -1"):
+        detector.class_index(-1, 3)
+
+
+def test_what_is_no_classifier() -> None:
+    x = torch.zeros(1, 3, 4, 4)
+    with pytest.raises(ClassifierError, match=r"not int"):
+        expcam.Classifier(3, transform=lambda image: x)  # type: ignore[arg-type]
+    maps = expcam.Classifier(nn.Identity(), transform=lambda image: x)
+    with pytest.raises(ClassifierError, match=r"it gave \(1, 3, 4, 4\)"):
+        maps.logits(x)
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+    few = expcam.Classifier(flat, transform=lambda image: x, labels=["a"])
+    with pytest.raises(ClassifierError, match="2 outputs but 1 labels"):
+        few.logits(x)
+    nn.init.constant_(flat[1].bias, torch.nan)
+    with pytest.raises(ClassifierError, match="NaN"):
+        expcam.Classifier(flat, transform=lambda image: x).logits(x)
+
+
+def test_without_labels_a_class_has_its_number() -> None:
+    nameless = expcam.Classifier(nn.Identity(), transform=lambda image: torch.zeros(3, 2, 2))
+    assert nameless.label_name(7) == "class 7"

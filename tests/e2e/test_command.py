@@ -1,0 +1,180 @@
+"""The command as a user runs it: in a process of its own, on real photographs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import expcam
+from tests.helpers import EXAMPLES
+
+Result = subprocess.CompletedProcess[str]
+
+
+def run(*arguments: object) -> Result:
+    return subprocess.run(
+        [sys.executable, "-m", "expcam", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "200", "no_proxy": "*"},
+    )
+
+
+def test_help_teaches_and_needs_no_torch() -> None:
+    result = run("--help")
+    assert result.returncode == 0
+    for word in ("--weights", "--instances", "bundled", "Exit codes", "graph.html", "gradcam"):
+        assert word in result.stdout
+    code = (
+        "import sys; sys.argv = ['expcam-circuit', '--help']\n"
+        "from expcam.cli import main\n"
+        "try: main()\n"
+        "finally: assert 'torch' not in sys.modules and 'captum' not in sys.modules"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL
+        ).returncode
+        == 0
+    )
+
+
+def test_a_photograph_to_a_page(tmp_path: Path) -> None:
+    out = tmp_path / "graph.html"
+    result = run(EXAMPLES / "coffee.jpg", "--out", out, "--model", "bundled")
+    assert result.returncode == 0, result.stderr
+    for word in (
+        "class        espresso",
+        "mask",
+        "label kept   yes",
+        "circuit",
+        "Grad-CAM",
+        str(out),
+    ):
+        assert word in result.stdout
+    assert out.stat().st_size < 12e6
+    assert "Traceback" not in result.stderr
+
+
+def test_findings_as_json(tmp_path: Path) -> None:
+    out = tmp_path / "c.json"
+    result = run(
+        EXAMPLES / "cat.jpg", "--out", out, "--model", "bundled", "--json", "--baselines", "none",
+        "--top-k", 4,
+    )  # fmt: skip
+    found = json.loads(result.stdout)
+    assert result.returncode == 0
+    assert found["kept"] is True
+    assert found["label_name"] in ("tabby cat", "Egyptian cat")
+    assert [row["method"] for row in found["methods"]] == ["expcam"]
+    circuit = expcam.Circuit.load(out)
+    assert circuit.nodes.groupby("layer").size().max() <= 4
+    assert found["nodes"] == len(circuit.nodes)
+
+
+def test_a_mask_that_does_not_keep_the_label_is_said_so(tmp_path: Path) -> None:
+    out = tmp_path / "g.html"
+    result = run(
+        EXAMPLES / "cat.jpg", "--out", out, "--model", "bundled", "--target", "school bus",
+        "--baselines", "none",
+    )  # fmt: skip
+    assert result.returncode == 3
+    assert "label kept   NO" in result.stdout
+    assert "No mask was found" in out.read_text(encoding="utf-8")
+
+
+def mistakes(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
+    cat, out = EXAMPLES / "cat.jpg", ["--out", tmp_path / "g.html"]
+    (tmp_path / "text.jpg").write_text("hello")
+    (tmp_path / "half.jpg").write_bytes(cat.read_bytes()[:2000])
+    (tmp_path / "w.pt").write_text("hello")
+    bundled = ["--model", "bundled"]
+    return {
+        "no file": ([tmp_path / "none.jpg", *out, *bundled], "no such file"),
+        "no image": ([tmp_path / "text.jpg", *out, *bundled], "not an image"),
+        "truncated": ([tmp_path / "half.jpg", *out, *bundled], "truncated"),
+        "model": ([cat, *out, "--model", "resnet19"], "unknown model `resnet19`; did you mean"),
+        "weights": ([cat, *out, "--model", "resnet18", "--weights", tmp_path / "w.pt"], "w.pt"),
+        "class": ([cat, *out, *bundled, "--target", "tabbi cat"], "did you mean tabby cat"),
+        "folder": ([cat, "--out", tmp_path / "no/g.html", *bundled], "no such folder"),
+        "suffix": ([cat, "--out", tmp_path / "g.pdf", *bundled], "suffix must be one of .html"),
+        "baseline": ([cat, *out, *bundled, "--baselines", "lime"], "unknown baseline `lime`"),
+        "seed": ([cat, *out, *bundled, "--seed", "-3"], "seed -3 is out of range"),
+        "number": ([cat, *out, *bundled, "--top-k", "many"], "--top-k"),
+        "top-k": ([cat, *out, *bundled, "--top-k", "0"], "at least 1"),
+        "option": ([cat, *out, "--modle", "bundled"], "--modle"),
+        "device": ([cat, *out, *bundled, "--device", "quantum"], "no device `quantum`"),
+        "no out": ([cat], "--out"),
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("no file", "no image", "truncated", "model", "weights", "class", "folder", "suffix"),
+        *("baseline", "seed", "number", "top-k", "option", "device", "no out"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_two(name: str, tmp_path: Path) -> None:
+    arguments, message = mistakes(tmp_path)[name]
+    result = run(*arguments)
+    assert result.returncode == 2
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, result.stderr
+    assert message in lines[0]
+    assert result.stdout == ""
+    assert not (tmp_path / "g.html").exists()
+
+
+def test_interrupted_it_ends_cleanly(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "expcam", str(EXAMPLES / "cat.jpg"), "--out", "g.html",
+         "--model", "bundled"],
+        cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        time.sleep(1.5)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "interrupted, nothing was written" in errors
+    assert "Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["resnet18", "squeezenet1_0"])
+def test_real_weights_on_a_real_photograph(model: str, shared: Path, tmp_path: Path) -> None:
+    photo = shared / "data/photos/n02119022_red_fox.JPEG"
+    out = tmp_path / "g.html"
+    result = run(
+        photo, "--out", out, "--model", model, "--weights", shared / f"models/{model}.safetensors",
+        "--json", "--baselines", "gradcam",
+    )  # fmt: skip
+    found = json.loads(result.stdout)
+    assert found["label_name"] == "red fox"
+    assert found["kept"]
+    ours, gradcam = found["methods"]
+    assert ours["area_kept"] < gradcam["area_robust"]
+
+
+def test_a_picture_with_transparency(tmp_path: Path) -> None:
+    image = Image.open(EXAMPLES / "cat.jpg").convert("RGBA")
+    image.save(tmp_path / "cat.png")
+    result = run(
+        tmp_path / "cat.png", "--out", tmp_path / "c.csv", "--model", "bundled",
+        "--baselines", "disc",
+    )  # fmt: skip
+    assert result.returncode == 0
+    assert sorted(path.name for path in (tmp_path / "c.csv").iterdir()) == [
+        "edges.csv", "methods.csv", "nodes.csv",
+    ]  # fmt: skip

@@ -1,0 +1,37 @@
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import expcam
+from expcam.errors import FileFormatError
+from tests.helpers import red_square
+
+
+def test_saved_and_loaded_it_is_the_same(detector: expcam.Classifier, tmp_path: Path) -> None:
+    explanation = expcam.explain_image(detector, red_square())
+    explanation.save(tmp_path / "e.npz")
+    loaded = expcam.Explanation.load(tmp_path / "e.npz")
+    for field in fields(expcam.Explanation):
+        ours, theirs = getattr(explanation, field.name), getattr(loaded, field.name)
+        assert type(ours) is type(theirs)
+        assert np.array_equal(ours, theirs), field.name
+
+
+def test_files_that_are_no_explanations(tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match="no such file"):
+        expcam.Explanation.load(tmp_path / "none.npz")
+    (tmp_path / "text.npz").write_text("hello")
+    with pytest.raises(FileFormatError, match="not an explanation"):
+        expcam.Explanation.load(tmp_path / "text.npz")
+    np.savez(tmp_path / "other.npz", facts=np.array('{"format": "other/9"}'))
+    with pytest.raises(FileFormatError, match="not an explanation"):
+        expcam.Explanation.load(tmp_path / "other.npz")
+
+
+def test_the_masked_image_shows_the_mask(detector: expcam.Classifier) -> None:
+    explanation = expcam.explain_image(detector, red_square())
+    shown = np.asarray(explanation.masked_image(outside=(1, 2, 3)))
+    assert (shown[~explanation.mask] == (1, 2, 3)).all()
+    assert (shown[explanation.mask] == explanation.image[explanation.mask]).all()

@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+import expcam
+from expcam.errors import ClassifierError
+from expcam.explain.taps import stage_outputs, tapped
+from tests.helpers import red_square
+
+
+def hooks(module: torch.nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._backward_hooks) for m in module.modules())
+
+
+def test_taps_see_the_activations_and_leave_no_hook(detector: expcam.Classifier) -> None:
+    x = red_square()[None]
+    with tapped(detector.module, ["halved", "mix"]) as seen:
+        detector.module(x)
+        assert list(seen) == ["halved", "mix"]
+        # 4 by 4 of the 16 by 16 halved pixels show red 2, seen through the weight 1.
+        assert seen["mix"][0, 0].sum() == 2 * 4 * 4
+    assert hooks(detector.module) == 0
+
+
+def test_hooks_go_also_after_an_exception(detector: expcam.Classifier) -> None:
+    with pytest.raises(RuntimeError), tapped(detector.module, ["fc"]):
+        detector.module(torch.zeros(1, 5, 8, 8))
+    assert hooks(detector.module) == 0
+    with pytest.raises(RuntimeError):
+        stage_outputs(detector.module, torch.zeros(5, 8, 8))
+    assert hooks(detector.module) == 0
+
+
+def test_an_unknown_layer_is_named_with_those_there_are(detector: expcam.Classifier) -> None:
+    with (
+        pytest.raises(ClassifierError, match="layer `layer5` not found; .* has: colour, relu, halved"),
+        tapped(detector.module, ["layer5"]),
+    ):
+        pass
+
+
+def test_stages_of_a_resnet_are_the_published_taps() -> None:
+    resnet = expcam.load_classifier("resnet18", None, device="cpu").module
+    x = torch.zeros(3, 64, 64)
+    assert stage_outputs(resnet, x) == ["relu", "layer1", "layer2", "layer3", "layer4"]
+
+
+def test_a_transformer_gives_a_tap_per_quarter() -> None:
+    vit = expcam.load_classifier("vit_b_32", None, device="cpu").module
+    taps = stage_outputs(vit, torch.zeros(3, 224, 224))
+    assert len(taps) >= 4
+    assert any(name.startswith("encoder.layers.encoder_layer_11") or "ln" in name for name in taps)
+
+
+def test_real_squeezenet(shared: Path) -> None:
+    squeezenet = expcam.load_classifier(
+        "squeezenet1_0", shared / "models/squeezenet1_0.safetensors", device="cpu"
+    )
+    taps = stage_outputs(squeezenet.module, torch.zeros(3, 224, 224))
+    assert taps[-1] == "classifier.0"

@@ -1,0 +1,21 @@
+import json
+
+import expcam
+
+
+def test_every_channel_can_be_hovered_over(cat_circuit: expcam.Circuit) -> None:
+    figure = expcam.circuit_figure(cat_circuit)
+    (nodes,) = [trace for trace in figure.data if trace.name == "channels"]
+    assert len(nodes.x) == cat_circuit.graph.number_of_nodes()
+    assert all(
+        word in nodes.hovertext[0] for word in ("conv1", "channel", "activation", "relevance", "score")
+    )
+    json.loads(figure.to_json())
+
+
+def test_more_edges_on_request(cat_circuit: expcam.Circuit) -> None:
+    figure = expcam.circuit_figure(cat_circuit)
+    (menu,) = figure.layout.updatemenus
+    shown = [sum(button.args[0]["visible"]) for button in menu.buttons]
+    assert shown == sorted(set(shown))
+    assert all(len(button.args[0]["visible"]) == len(figure.data) for button in menu.buttons)

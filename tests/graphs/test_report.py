@@ -1,0 +1,39 @@
+import dataclasses
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import expcam
+from expcam.errors import FileFormatError
+from expcam.graphs.report import report_html
+
+
+def test_untrusted_text_is_escaped(
+    cat: expcam.Explanation, cat_circuit: expcam.Circuit, cat_table: pd.DataFrame
+) -> None:
+    evil = "<script>alert(1)</script>"
+    explanation = dataclasses.replace(cat, label_name=evil, source=f"{evil}.jpg", classifier=evil)
+    graph = cat_circuit.graph.copy()
+    graph.graph["label_name"] = evil
+    page = report_html(explanation, expcam.Circuit(graph), cat_table)
+    assert evil not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_the_page_names_what_it_needs_of_a_table(
+    cat: expcam.Explanation, cat_circuit: expcam.Circuit, cat_table: pd.DataFrame, tmp_path: Path
+) -> None:
+    with pytest.raises(FileFormatError, match="no column `seconds`"):
+        expcam.write_report(
+            tmp_path / "g.html", cat, cat_circuit, cat_table.drop(columns="seconds")
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_instances_are_shown(
+    cat: expcam.Explanation, cat_circuit: expcam.Circuit, cat_table: pd.DataFrame
+) -> None:
+    page = report_html(cat, cat_circuit, cat_table, instances=[cat])
+    assert "Instance 2" in page
+    assert "Instance" not in report_html(cat, cat_circuit, cat_table)
