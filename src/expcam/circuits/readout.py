@@ -105,6 +105,15 @@ def read_circuit(
     return Circuit(graph)
 
 
+def check_readable(classifier: Classifier, x: Tensor) -> None:
+    """Raise `ClassifierError` when no circuit can be read of a classifier.
+
+    It costs one forward pass on a normalised image ``(3, H, W)``; call it before longer work.
+    """
+    with frozen(classifier.module) as module:
+        record(module, x[None])
+
+
 def check_selection(coverage: float, top_k: int) -> None:
     """Raise `OptionError` when ``coverage`` or ``top_k`` is out of range."""
     if not 0 < coverage <= 1:

@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -292,16 +292,7 @@ class _Recorder(fx.Interpreter):
         if not isinstance(gate, Tensor) or gate.ndim < 2 or gate.shape[1] == 1:
             self.flows[n] = mapped(flows, lambda value: value * gate)
             return
-        self.flows[n] = [
-            Flow(
-                source=flow.source,
-                channels=flow.channels,
-                start=flow.start,
-                scale=flow.scale,
-                value=flow.value * gate[:, flow.span],
-            )
-            for flow in flows
-        ]
+        self.flows[n] = [replace(flow, value=flow.value * gate[:, flow.span]) for flow in flows]
 
     def _again(self, n: fx.Node, source: fx.Node, value: Tensor) -> Tensor:
         """Run a function or method node once more, on another tensor in place of its source."""

@@ -3,8 +3,10 @@
 import time
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from expcam.classifier.frozen import frozen
 from expcam.classifier.model import Classifier
@@ -17,6 +19,7 @@ from expcam.explain.progress import Progress, silent
 
 DEFAULT_METHODS = ("gradcam", "ig", "disc")
 OURS = "expcam"
+COLUMNS = ("method", "title", "area_kept", "area_robust", "seconds", "attribution")
 
 
 def compare(
@@ -29,8 +32,9 @@ def compare(
     """What share of the pixels each method needs to keep the label.
 
     An attribution map is cut at growing areas until its level set keeps the label: on the mean
-    colour (``area_kept``), and on all eight evaluation backgrounds (``area_robust``). The mask of
-    the explanation is measured as it is.
+    colour (``area_kept``), and on all eight evaluation backgrounds (``area_robust``). The
+    explanation's mask is measured as it is, and its probabilities are cut like any other map; the
+    smaller area counts.
 
     Args:
         classifier: The classifier that was explained.
@@ -51,38 +55,37 @@ def compare(
     x = torch.from_numpy(explanation.input).to(classifier.device)
     label = explanation.label
     backgrounds = evaluation_backgrounds(x, explanation.seed)
-    rows: list[dict[str, object]] = [
-        {
-            "method": OURS,
-            "title": "expcam",
-            "area_kept": explanation.area if explanation.kept else float("nan"),
-            "area_robust": explanation.area if explanation.robustness == 1 else float("nan"),
-            "seconds": explanation.seconds,
-            "attribution": explanation.probability,
-        }
-    ]
+    rows = []
     with frozen(classifier.module):
+        probability = torch.from_numpy(explanation.probability).to(x)
+        areas = _areas_needed(classifier, x, probability, backgrounds, label)
+        mask_holds = (explanation.kept, explanation.robustness == 1)
+        ours = [
+            np.fmin(area, explanation.area) if holds else area
+            for area, holds in zip(areas, mask_holds, strict=True)
+        ]
+        rows.append((OURS, OURS, *ours, explanation.seconds, explanation.probability))
         for done, method in enumerate(methods, start=1):
             start = time.monotonic()
             attribution = BASELINES[method].attribute(classifier, x, label)
             seconds = time.monotonic() - start
-            areas = []
-            for needed in (backgrounds[:1], backgrounds):
-                level = smallest_level(classifier, x, attribution, needed, label)
-                holds = bool(keeps(classifier, x, level.mask[None], needed, label).all())
-                areas.append(level.area if holds else float("nan"))
-            rows.append(
-                {
-                    "method": method,
-                    "title": BASELINES[method].title,
-                    "area_kept": areas[0],
-                    "area_robust": areas[1],
-                    "seconds": seconds,
-                    "attribution": attribution.cpu().numpy(),
-                }
-            )
+            areas = _areas_needed(classifier, x, attribution, backgrounds, label)
+            title = BASELINES[method].title
+            rows.append((method, title, *areas, seconds, attribution.cpu().numpy()))
             progress("baselines", done, len(methods))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _areas_needed(
+    classifier: Classifier, x: Tensor, attribution: Tensor, backgrounds: Tensor, label: int
+) -> tuple[float, float]:
+    """Smallest levels on the first background and on all; NaN where none holds."""
+    areas = []
+    for needed in (backgrounds[:1], backgrounds):
+        level = smallest_level(classifier, x, attribution, needed, label)
+        holds = bool(keeps(classifier, x, level.mask[None], needed, label).all())
+        areas.append(level.area if holds else float("nan"))
+    return areas[0], areas[1]
 
 
 def check_methods(methods: Sequence[str]) -> None:

@@ -127,6 +127,11 @@ def smallest_level(
         mask = level_set(attribution, area)
         if allowed is not None:
             mask = mask & allowed
-        if bool(keeps(classifier, x, mask[None], backgrounds, label).all()):
+        # Most levels fail on the first background already.
+        if all(
+            bool(keeps(classifier, x, mask[None], some, label).all())
+            for some in (backgrounds[:1], backgrounds[1:])
+            if len(some)
+        ):
             return Level(area, mask, tried)
     return Level(1.0, mask, len(LEVELS))

@@ -100,12 +100,13 @@ def solve_constrained(
     area = min(start.area, largest)
     best, best_area = problem.allowed.float(), 1.0
     if _passes(problem, start.mask, check):
-        best, best_area = start.mask.float(), start.area
+        best, best_area = project(guess, problem.allowed, start.area, 1.0), start.area
     cost = 1 + (start.tried * len(first_check) + len(check)) * FORWARD_COST
 
     for step in range(recipe.steps):
         width = SOFTEST * (HARDEST / SOFTEST) ** (step / recipe.steps)
-        probability = project(generator(x), problem.allowed, area, width)
+        logits = generator(x)
+        probability = project(logits, problem.allowed, area, width)
         hard = (probability.detach() > 0.5).float()
         backgrounds = bg.draw(recipe.backgrounds, x, rng)
         # The explanation itself is seen hard, its variants soft (see the top of this file).
@@ -120,7 +121,9 @@ def solve_constrained(
             held = _passes(problem, hard.bool(), check)
             cost += len(check) * FORWARD_COST
             if held:
-                best, best_area = probability.detach(), area
+                # As wide as the logits spread, so that it ranks all pixels.
+                best = project(logits.detach(), problem.allowed, area, 1.0)
+                best_area = area
         area = max(area * SHRINK, 1 / x[0].numel()) if held else min(area * GROW, largest)
         progress("mask", step + 1, recipe.steps)
     return Solution(best > 0.5, best, cost)

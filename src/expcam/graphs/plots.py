@@ -45,7 +45,7 @@ def plot_explanation(explanation: Explanation, table: pd.DataFrame | None = None
 
 
 def plot_circuit(circuit: Circuit) -> Figure:
-    """The circuit as a still picture: each channel's three strongest inputs."""
+    """The circuit as a still picture: each channel's strongest input, the class's eight."""
     figure = _figure(max(8.0, 0.55 * len(circuit.layers) + 2.5), 5.5)
     _draw_circuit(figure.add_subplot(), circuit)
     return figure
@@ -65,7 +65,7 @@ def _figure(width: float, height: float) -> Figure:
 
 def _draw_circuit(axes: Axes, circuit: Circuit) -> None:
     layout = lay_out(circuit)
-    drawn = layout.edges[layout.edges["tier"] <= 1]
+    drawn = layout.edges[layout.edges["tier"] == 0]
     for colour, edges in (
         (EXCITES, drawn[drawn["signed"] >= 0]),
         (INHIBITS, drawn[drawn["signed"] < 0]),
@@ -74,8 +74,8 @@ def _draw_circuit(axes: Axes, circuit: Circuit) -> None:
             (layout.positions[source], layout.positions[target])
             for source, target in zip(edges["source"], edges["target"], strict=True)
         ]
-        widths = (0.3 + 1.8 * edges["strength"]).tolist()
-        axes.add_collection(LineCollection(lines, colors=colour, linewidths=widths, alpha=0.35))
+        widths = (0.4 + 2.2 * edges["strength"]).tolist()
+        axes.add_collection(LineCollection(lines, colors=colour, linewidths=widths, alpha=0.5))
     nodes = circuit.nodes
     keys = list(zip(nodes["layer"], nodes["channel"], strict=True))
     sizes = nodes["relevance"] / nodes.groupby("layer")["relevance"].transform("max").replace(0, 1)

@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 from expcam.circuits.circuit import Circuit
 from expcam.errors import FileFormatError
 from expcam.explain.baselines import BASELINES
-from expcam.explain.compare import OURS
+from expcam.explain.compare import COLUMNS, OURS
 from expcam.explain.explanation import Explanation
 from expcam.files import written_whole
 from expcam.graphs.figures import circuit_figure
@@ -56,8 +56,7 @@ def report_html(
     instances: Sequence[Explanation] = (),
 ) -> str:
     """The page of one explanation as text; see `write_report`."""
-    needed = ["method", "title", "area_kept", "area_robust", "seconds", "attribution"]
-    missing = [name for name in needed if name not in table.columns]
+    missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise FileFormatError(f"the table has no column `{missing[0]}`; make it with compare()")
     environment = Environment(
