@@ -32,7 +32,8 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The tests are copied, so that the installed package is tested and not the source beside them.
+# The tests are copied, so that the installed package is tested and not the source beside them:
+# what a wheel can lack, which is data files, the command and its dependencies.
 wheel-test: $(READY)
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(BIN)/python -m build --wheel --outdir build/wheel . > build/wheel/build.log
@@ -40,7 +41,8 @@ wheel-test: $(READY)
 	build/wheel/venv/bin/python -m pip --quiet install --upgrade "pip>=25.1"
 	build/wheel/venv/bin/python -m pip --quiet install --constraint constraints.txt build/wheel/*.whl --group test
 	cp -r tests examples notebooks pyproject.toml build/wheel/
-	cd build/wheel && venv/bin/python -m pytest -m "not slow" --durations=0 --durations-min=20
+	cd build/wheel && venv/bin/python -m pytest -m "not slow" --durations=0 --durations-min=20 \
+		tests/e2e tests/test_init.py tests/classifier/test_bundled.py
 
 clean:
 	rm -rf $(VENV) build dist graph.html .pytest_cache .mypy_cache .ruff_cache .hypothesis

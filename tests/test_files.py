@@ -42,6 +42,12 @@ def test_a_folder_replaces_a_folder(tmp_path: Path) -> None:
 def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="no such folder"):
         check_writable(tmp_path / "missing" / "a.html")
+    with pytest.raises(FileFormatError, match="it is a folder"):
+        check_writable(tmp_path)
+    check_writable(tmp_path, folder=True)
+    (tmp_path / "a.csv").touch()
+    with pytest.raises(FileFormatError, match="it is a file"):
+        check_writable(tmp_path / "a.csv", folder=True)
     with (
         pytest.raises(FileFormatError, match=r"cannot write .*a\.html"),
         written_whole(tmp_path / "missing" / "a.html") as temporary,

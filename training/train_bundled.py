@@ -31,9 +31,9 @@ MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 
 
-def load_split(folder: Path, pattern: str, wnids: list[str]) -> tuple[Tensor, Tensor]:
-    """Images ``(n, 3, 64, 64)`` as uint8 and labels ``(n,)`` of the wanted classes."""
-    index = {wnid: i for i, wnid in enumerate(wnids)}
+def load_split(folder: Path, pattern: str) -> tuple[Tensor, Tensor]:
+    """Images ``(n, 3, 64, 64)`` as uint8 and labels ``(n,)`` of the bundled classes."""
+    index = {wnid: i for i, (wnids, _) in enumerate(bundled_classes()) for wnid in wnids}
     images, labels = [], []
     for path in sorted(folder.glob(pattern)):
         table = pd.read_parquet(path, columns=["wnid", "image"])
@@ -49,9 +49,9 @@ def uniform(n: int, low: float, high: float, rng: torch.Generator) -> Tensor:
 
 
 def random_resized_crop(x: Tensor, side: int, rng: torch.Generator) -> Tensor:
-    """Crop 35 to 100 % of each image's area, flip half of them, resize to ``side``."""
+    """Crop 25 to 100 % of each image's area, flip half of them, resize to ``side``."""
     n = len(x)
-    area = uniform(n, 0.35, 1.0, rng)
+    area = uniform(n, 0.25, 1.0, rng)
     ratio = torch.exp(uniform(n, -0.28, 0.28, rng))
     width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     theta = torch.zeros(n, 2, 3)
@@ -64,12 +64,14 @@ def random_resized_crop(x: Tensor, side: int, rng: torch.Generator) -> Tensor:
 
 
 def vary_look(x: Tensor, rng: torch.Generator) -> Tensor:
-    """Random sharpness, contrast, brightness and saturation of normalised images."""
+    """Random sharpness, saturation, tint, contrast and brightness of normalised images."""
     n = len(x)
     sharpness = uniform(n, -0.8, 1.6, rng) * (torch.rand(n, generator=rng) < 0.5)
     x = x + sharpness.view(-1, 1, 1, 1) * (x - F.avg_pool2d(x, 3, stride=1, padding=1))
     grey = x.mean(1, keepdim=True)
-    x = grey + (x - grey) * uniform(n, 0.6, 1.4, rng).view(-1, 1, 1, 1)
+    saturation = uniform(n, 0.3, 1.5, rng) * (torch.rand(n, generator=rng) > 0.15)
+    x = grey + (x - grey) * saturation.view(-1, 1, 1, 1)
+    x = x * uniform(3 * n, 0.85, 1.15, rng).view(-1, 3, 1, 1)
     x = x * uniform(n, 0.75, 1.25, rng).view(-1, 1, 1, 1)
     return x + uniform(n, -0.3, 0.3, rng).view(-1, 1, 1, 1)
 
@@ -131,12 +133,12 @@ def train(args: argparse.Namespace) -> None:
     torch.set_flush_denormal(True)
     torch.manual_seed(args.seed)
     rng = torch.Generator().manual_seed(args.seed)
-    wnids = [wnid for wnid, _ in bundled_classes()]
-    images, labels = load_split(args.data, "train-*.parquet", wnids)
-    val_images, val_labels = load_split(args.data, "val.parquet", wnids)
+    classes = len(bundled_classes())
+    images, labels = load_split(args.data, "train-*.parquet")
+    val_images, val_labels = load_split(args.data, "val.parquet")
     print(f"{len(images)} training, {len(val_images)} validation images", flush=True)
 
-    model = SmallResNet(len(wnids))
+    model = SmallResNet(classes)
     if args.init:
         model.load_state_dict(load_file(args.init))
     model.to(memory_format=torch.channels_last)
@@ -158,7 +160,7 @@ def train(args: argparse.Namespace) -> None:
         pct_start=args.warmup,
         cycle_momentum=False,
     )
-    eye = torch.eye(len(wnids))
+    eye = torch.eye(classes)
     start = time.monotonic()
     for epoch, side in enumerate(sides):
         model.train()

@@ -16,7 +16,7 @@ import typer
 from expcam.errors import ExpcamError, ExpcamWarning
 from expcam.explain.baselines import BASELINES
 from expcam.files import check_writable
-from expcam.graphs.exports import WRITERS, Finding, writer_for
+from expcam.graphs.exports import WRITERS, Finding, write_csv, writer_for
 
 if TYPE_CHECKING:
     from expcam.explain.progress import Progress
@@ -30,7 +30,7 @@ Examples:
 
   expcam-circuit cat.jpg --out graph.html --model resnet18 --weights resnet18.safetensors
 
-  expcam-circuit cat.jpg --out circuit.graphml --model bundled --target "Persian cat"
+  expcam-circuit cat.jpg --out circuit.graphml --model bundled --target "golden retriever"
 
 The suffix of --out picks the format: {", ".join(WRITERS)} (.csv makes a folder).
 
@@ -91,7 +91,7 @@ def circuit(
     """
     start = time.monotonic()
     write = writer_for(out)
-    check_writable(out)
+    check_writable(out, folder=write is write_csv)
     methods = [name for name in baselines.split(",") if name and name != "none"]
     finding = _find(image, model, weights, target, device, seed, top_k, methods, instances)
     write(out, finding)

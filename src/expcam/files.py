@@ -37,9 +37,17 @@ def written_whole(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def check_writable(path: str | Path) -> None:
-    """Raise `FileFormatError` now, not after the work, when ``path`` cannot be written."""
+def check_writable(path: str | Path, *, folder: bool = False) -> None:
+    """Raise `FileFormatError` now, not after the work, when ``path`` cannot be written.
+
+    Args:
+        path: The file, or the folder if ``folder`` is set.
+        folder: Whether a folder will be written.
+    """
     target = Path(path)
+    if target.exists() and target.is_dir() != folder:
+        kind = "a folder" if target.is_dir() else "a file"
+        raise FileFormatError(f"cannot write `{target}`: it is {kind}")
     if not target.parent.is_dir():
         raise FileFormatError(f"cannot write `{target}`: no such folder `{target.parent}`")
     if not os.access(target.parent, os.W_OK) or (

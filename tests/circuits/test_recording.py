@@ -102,3 +102,34 @@ def test_what_is_not_understood_is_named(kind: type[nn.Module], message: str) ->
     module = kind()
     with pytest.raises(ClassifierError, match=message), frozen(module):
         record(module, torch.zeros(1, 3, 4, 4))
+
+
+# Depthwise convolutions, dense blocks, asymmetric kernels.
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [("densenet121", 64), ("mobilenet_v3_small", 64), ("efficientnet_b0", 64), ("mnasnet0_5", 64),
+     ("inception_v3", 96), ("alexnet", 96)],
+)  # fmt: skip
+def test_every_layer_is_read_by_another_on_the_way_to_the_class(name: str, side: int) -> None:
+    module = expcam.load_classifier(name, None, device="cpu").module
+    with frozen(module):
+        recording = record(module, torch.ones(1, 3, side, side))
+    readers = {read.source for layer in recording.layers.values() for read in layer.reads}
+    gates = {layer for layer in recording.layers if layer.rsplit(".", 1)[-1] in ("fc1", "fc2")}
+    auxiliary = {layer for layer in recording.layers if layer.startswith("AuxLogits")}
+    unread = set(recording.layers) - readers - gates - auxiliary
+    assert unread == {recording.output_layer}
+    for layer in recording.layers.values():
+        assert all(int(read.columns.max()) < layer.weight.shape[1] * layer.groups for read in layer.reads)
+        assert all(
+            int(read.channels.max()) < len(recording.layers[read.source].weight)
+            for read in layer.reads
+            if read.source != "input"
+        )
+
+
+@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "convnext_tiny", "vit_b_32"])
+def test_architectures_that_are_not_understood_say_so(name: str) -> None:
+    module = expcam.load_classifier(name, None, device="cpu").module
+    with pytest.raises(ClassifierError, match="does not understand"), frozen(module):
+        record(module, torch.zeros(1, 3, 224, 224))

@@ -1,9 +1,10 @@
-import json
+from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 import expcam
@@ -18,8 +19,10 @@ def predicted(classifier: expcam.Classifier, path: Path) -> str:
 
 
 def test_at_least_a_hundred_classes_with_names_of_their_own() -> None:
-    wnids, names = zip(*bundled_classes(), strict=True)
-    assert len(set(wnids)) == len(set(names)) >= 100
+    names = [name for _, name in bundled_classes()]
+    wnids = [wnid for group, _ in bundled_classes() for wnid in group]
+    assert len(set(names)) == len(names) >= 100
+    assert len(set(wnids)) == len(wnids)
 
 
 def test_weights_are_small_enough_and_half_precision() -> None:
@@ -46,12 +49,12 @@ def test_the_last_feature_map_is_large_enough(bundled: expcam.Classifier) -> Non
 
 
 def test_it_is_right_on_both_examples(bundled: expcam.Classifier) -> None:
-    assert predicted(bundled, EXAMPLES / "cat.jpg") in ("tabby cat", "Egyptian cat")
+    assert predicted(bundled, EXAMPLES / "cat.jpg") == "cat"
     assert predicted(bundled, EXAMPLES / "coffee.jpg") == "espresso"
 
 
 def test_it_is_right_on_sharp_large_photographs(bundled: expcam.Classifier, shared: Path) -> None:
-    names = dict(bundled_classes())
+    names = {wnid: name for wnids, name in bundled_classes() for wnid in wnids}
     photos = [p for p in (shared / "data/photos").glob("n*") if p.name.split("_")[0] in names]
     right = [predicted(bundled, path) == names[path.name.split("_")[0]] for path in photos]
     assert len(right) >= 8
@@ -61,15 +64,12 @@ def test_it_is_right_on_sharp_large_photographs(bundled: expcam.Classifier, shar
 @pytest.mark.slow
 def test_accuracy_is_the_one_stated(bundled: expcam.Classifier, shared: Path) -> None:
     table = pd.read_parquet(shared / "data/tiny-imagenet/val.parquet", columns=["wnid", "image"])
-    wnids = [wnid for wnid, _ in bundled_classes()]
-    table = table[table["wnid"].isin(wnids)].iloc[::5]
-    truth = torch.tensor([wnids.index(wnid) for wnid in table["wnid"]])
-    from io import BytesIO
-
-    from PIL import Image
-
+    index = {wnid: i for i, (wnids, _) in enumerate(bundled_classes()) for wnid in wnids}
+    table = table[table["wnid"].isin(index)].iloc[::5]
+    truth = torch.tensor([index[wnid] for wnid in table["wnid"]])
     x = torch.stack([bundled.prepare(Image.open(BytesIO(d))).input for d in table["image"]])
     with torch.inference_mode():
         found = torch.cat([bundled.logits(part).argmax(1) for part in x.split(64)])
-    stated = json.loads(json.dumps(float(safe_open(str(WEIGHTS_FILE), "pt").metadata()["top1"])))
+    with safe_open(str(WEIGHTS_FILE), "pt") as file:
+        stated = float(file.metadata()["top1"])
     assert float((found == truth).float().mean()) == pytest.approx(stated, abs=0.06)

@@ -12,7 +12,7 @@ from tests.helpers import EXAMPLES, red_square
 
 def test_a_real_photograph(cat: expcam.Explanation) -> None:
     assert cat.source == "cat.jpg"
-    assert cat.label_name in ("tabby cat", "Egyptian cat")
+    assert cat.label_name == "cat"
     assert cat.kept
     assert cat.area == cat.mask.mean()
     assert cat.area < 0.5

@@ -11,7 +11,7 @@ from torchvision.transforms._presets import ImageClassification
 STEM_CHANNELS = 32
 STAGE_CHANNELS = (64, 128, 256)
 BLOCKS_PER_STAGE = 2
-SIDE = 96
+SIDE = 80
 """Pixels; the network was trained on smaller crops, in which objects look as large as here."""
 ASSETS = files("expcam.classifier") / "assets"
 WEIGHTS_FILE = ASSETS / "bundled.safetensors"
@@ -46,10 +46,13 @@ class SmallResNet(nn.Module):
         return logits
 
 
-def bundled_classes() -> Sequence[tuple[str, str]]:
-    """WordNet id and readable name of each class, in the order of the logits."""
+def bundled_classes() -> Sequence[tuple[tuple[str, ...], str]]:
+    """WordNet ids and readable name of each class, in the order of the logits.
+
+    A class has one id, but for the cat, which unites three breeds of ImageNet.
+    """
     rows = csv.DictReader(LABELS_FILE.read_text(encoding="utf-8").splitlines())
-    return [(row["wnid"], row["name"]) for row in rows]
+    return [(tuple(row["wnids"].split()), row["name"]) for row in rows]
 
 
 def bundled_transform() -> ImageClassification:
