@@ -49,9 +49,9 @@ def uniform(n: int, low: float, high: float, rng: torch.Generator) -> Tensor:
 
 
 def random_resized_crop(x: Tensor, side: int, rng: torch.Generator) -> Tensor:
-    """Crop 25 to 100 % of each image's area, flip half of them, resize to ``side``."""
+    """Crop 35 to 100 % of each image's area, flip half of them, resize to ``side``."""
     n = len(x)
-    area = uniform(n, 0.25, 1.0, rng)
+    area = uniform(n, 0.35, 1.0, rng)
     ratio = torch.exp(uniform(n, -0.28, 0.28, rng))
     width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     theta = torch.zeros(n, 2, 3)
@@ -63,15 +63,16 @@ def random_resized_crop(x: Tensor, side: int, rng: torch.Generator) -> Tensor:
     return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
 
 
-def vary_look(x: Tensor, rng: torch.Generator) -> Tensor:
+def vary_look(x: Tensor, colour: float, rng: torch.Generator) -> Tensor:
     """Random sharpness, saturation, tint, contrast and brightness of normalised images."""
     n = len(x)
     sharpness = uniform(n, -0.8, 1.6, rng) * (torch.rand(n, generator=rng) < 0.5)
     x = x + sharpness.view(-1, 1, 1, 1) * (x - F.avg_pool2d(x, 3, stride=1, padding=1))
     grey = x.mean(1, keepdim=True)
-    saturation = uniform(n, 0.3, 1.5, rng) * (torch.rand(n, generator=rng) > 0.15)
+    saturation = uniform(n, 0.7 - 0.4 * colour, 1.5, rng)
+    saturation *= torch.rand(n, generator=rng) > 0.15 * colour
     x = grey + (x - grey) * saturation.view(-1, 1, 1, 1)
-    x = x * uniform(3 * n, 0.85, 1.15, rng).view(-1, 3, 1, 1)
+    x = x * uniform(3 * n, 1 - 0.15 * colour, 1 + 0.15 * colour, rng).view(-1, 3, 1, 1)
     x = x * uniform(n, 0.75, 1.25, rng).view(-1, 1, 1, 1)
     return x + uniform(n, -0.3, 0.3, rng).view(-1, 1, 1, 1)
 
@@ -142,7 +143,7 @@ def train(args: argparse.Namespace) -> None:
     if args.init:
         model.load_state_dict(load_file(args.init))
     model.to(memory_format=torch.channels_last)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.998), use_buffers=True)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(args.average), use_buffers=True)
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.SGD(
@@ -169,7 +170,7 @@ def train(args: argparse.Namespace) -> None:
         for step in range(steps):
             rows = order[step * args.batch : (step + 1) * args.batch]
             x = random_resized_crop((images[rows].float() / 255 - MEAN) / STD, side, rng)
-            x, target = mix(vary_look(x, rng), eye[labels[rows]], rng)
+            x, target = mix(vary_look(x, args.colour, rng), eye[labels[rows]], rng)
             logits = model(x.contiguous(memory_format=torch.channels_last))
             loss = F.cross_entropy(logits, target, label_smoothing=0.1)
             optimizer.zero_grad()
@@ -215,6 +216,10 @@ if __name__ == "__main__":
         help="side of the training crop and epochs, for instance 32:4,48:9,64:3",
     )
     parser.add_argument("--warmup", type=float, default=0.05, help="share of the steps")
+    parser.add_argument("--average", type=float, default=0.998, help="decay of the moving average")
+    parser.add_argument(
+        "--colour", type=float, default=1.0, help="0 to 1: how far saturation and tint vary"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=128, help="images per step")
     parser.add_argument("--lr", type=float, default=0.25, help="peak learning rate")

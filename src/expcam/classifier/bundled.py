@@ -11,8 +11,8 @@ from torchvision.transforms._presets import ImageClassification
 STEM_CHANNELS = 32
 STAGE_CHANNELS = (64, 128, 256)
 BLOCKS_PER_STAGE = 2
-SIDE = 80
-"""Pixels; the network was trained on smaller crops, in which objects look as large as here."""
+SIDE = 64
+"""Pixels, as in training."""
 ASSETS = files("expcam.classifier") / "assets"
 WEIGHTS_FILE = ASSETS / "bundled.safetensors"
 LABELS_FILE = ASSETS / "bundled_labels.csv"
