@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from expcam.classifier.bundled import SmallResNet, bundled_classes
+from expcam.classifier.bundled import SIDE, SmallResNet, bundled_classes
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
@@ -143,7 +143,9 @@ def train(args: argparse.Namespace) -> None:
     if args.init:
         model.load_state_dict(load_file(args.init))
     model.to(memory_format=torch.channels_last)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(args.average), use_buffers=True)
+    average = AveragedModel(
+        model, multi_avg_fn=get_ema_multi_avg_fn(args.average), use_buffers=True
+    )
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.SGD(
@@ -187,18 +189,11 @@ def train(args: argparse.Namespace) -> None:
         )
         save(average.module, args.out, {"seed": str(args.seed), "epoch": str(epoch + 1)})
     by_side = {
-        side: accuracy(average.module, val_images, val_labels, side)
-        for side in (64, 80, 96, 112, 128)
+        side: accuracy(average.module, val_images, val_labels, side) for side in (SIDE, 80, 96)
     }
     print(json.dumps(by_side))
-    best = max(by_side, key=lambda side: by_side[side][0])
-    metadata = {
-        "seed": str(args.seed),
-        "epochs": str(len(sides)),
-        "best_side": str(best),
-        "top1": f"{by_side[best][0]:.4f}",
-        "top5": f"{by_side[best][1]:.4f}",
-    }
+    top1, top5 = by_side[SIDE]
+    metadata = {"seed": str(args.seed), "top1": f"{top1:.4f}", "top5": f"{top5:.4f}"}
     save(average.module, args.out, metadata)
 
 
