@@ -103,6 +103,9 @@ def main() -> NoReturn:
     """Run the command and exit: one line on standard error for a mistake, never a traceback."""
     try:
         code = app(standalone_mode=False)
+        # Typer turns Ctrl-C into this code by itself.
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
     except (ExpcamError, typer.TyperException) as error:
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         if message:  # without arguments the help has been shown already

@@ -141,9 +141,9 @@ def test_your_own_module() -> None:
     assert classifier.name == "Sequential"
 
 
-def test_real_weights_know_a_fox(shared: Path) -> None:
-    fox = shared / "data/photos/n02119022_red_fox.JPEG"
-    for model, answer in (("resnet18", "red fox"), ("squeezenet1_0", "grey fox")):
+def test_real_weights_know_a_macaque(shared: Path) -> None:
+    photo = shared / "data/photos/n02487347_macaque.JPEG"
+    for model in ("resnet18", "squeezenet1_0"):
         classifier = expcam.load_classifier(model, shared / f"models/{model}.safetensors")
-        label = int(classifier.logits(classifier.prepare(fox).input[None]).argmax())
-        assert classifier.label_name(label) == answer
+        label = int(classifier.logits(classifier.prepare(photo).input[None]).argmax())
+        assert classifier.label_name(label) == "macaque"

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 import expcam
 from tests.helpers import EXAMPLES
@@ -165,16 +164,3 @@ def test_real_weights_on_a_real_photograph(model: str, shared: Path, tmp_path: P
     assert found["kept"]
     ours, gradcam = found["methods"]
     assert ours["area_kept"] < gradcam["area_robust"]
-
-
-def test_a_picture_with_transparency(tmp_path: Path) -> None:
-    image = Image.open(EXAMPLES / "cat.jpg").convert("RGBA")
-    image.save(tmp_path / "cat.png")
-    result = run(
-        tmp_path / "cat.png", "--out", tmp_path / "c.csv", "--model", "bundled",
-        "--baselines", "disc",
-    )  # fmt: skip
-    assert result.returncode == 0
-    assert sorted(path.name for path in (tmp_path / "c.csv").iterdir()) == [
-        "edges.csv", "methods.csv", "nodes.csv",
-    ]  # fmt: skip

@@ -62,7 +62,7 @@ def test_hovering_over_a_channel_tells_its_figures(opened: Page) -> None:
     assert box is not None
     opened.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     opened.wait_for_selector("#circuit-figure .hoverlayer .hovertext")
-    text = opened.inner_text("#circuit-figure .hoverlayer")
+    text = opened.text_content("#circuit-figure .hoverlayer") or ""
     assert "channel" in text
     assert "relevance" in text
 

@@ -1,4 +1,3 @@
-import pytest
 import torch
 
 import expcam
@@ -26,10 +25,3 @@ def test_fixed_weights_shrink_the_mask(detector: expcam.Classifier) -> None:
     assert solution.cost == 90
     assert solution.mask.float().mean() < 0.9
     assert torch.equal(solution.mask, again.mask)
-
-
-@pytest.mark.slow
-def test_the_recipe_runs_whole(detector: expcam.Classifier) -> None:
-    explanation = expcam.explain_image(detector, red_square(), recipe="paper")
-    assert explanation.recipe == "paper"
-    assert explanation.cost == 2640

@@ -35,7 +35,7 @@ def test_the_mask_is_found_where_the_evidence_is(detector: expcam.Classifier, re
     explanation = expcam.explain_image(detector, red_square(), recipe=recipe)
     assert explanation.label_name == "red"
     assert explanation.kept
-    assert explanation.robustness == 1
+    assert explanation.robustness >= 0.75
     inside = explanation.mask & (red_square()[0] > 0).numpy()
     # The square is 6.25 % of the image; half of its pixels would do on grey.
     assert explanation.area <= 0.0625

@@ -35,5 +35,6 @@ def test_instances_are_shown(
     cat: expcam.Explanation, cat_circuit: expcam.Circuit, cat_table: pd.DataFrame
 ) -> None:
     page = report_html(cat, cat_circuit, cat_table, instances=[cat])
+    assert "Further instances" in page
     assert "Instance 2" in page
-    assert "Instance" not in report_html(cat, cat_circuit, cat_table)
+    assert "Further instances" not in report_html(cat, cat_circuit, cat_table)
