@@ -44,10 +44,12 @@ def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
         check_writable(tmp_path / "missing" / "a.html")
     with pytest.raises(FileFormatError, match="it is a folder"):
         check_writable(tmp_path)
-    check_writable(tmp_path, folder=True)
+    check_writable(tmp_path, folder=["b.csv"])
     (tmp_path / "a.csv").touch()
     with pytest.raises(FileFormatError, match="it is a file"):
-        check_writable(tmp_path / "a.csv", folder=True)
+        check_writable(tmp_path / "a.csv", folder=["b.csv"])
+    with pytest.raises(FileFormatError, match=r"the folder holds `a\.csv`"):
+        check_writable(tmp_path, folder=["b.csv"])
     with (
         pytest.raises(FileFormatError, match=r"cannot write .*a\.html"),
         written_whole(tmp_path / "missing" / "a.html") as temporary,

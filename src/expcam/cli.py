@@ -16,7 +16,7 @@ import typer
 from expcam.errors import ExpcamError, ExpcamWarning
 from expcam.explain.baselines import BASELINES
 from expcam.files import check_writable
-from expcam.graphs.exports import WRITERS, Finding, write_csv, writer_for
+from expcam.graphs.exports import CSV_FILES, WRITERS, Finding, write_csv, writer_for
 
 if TYPE_CHECKING:
     from expcam.explain.progress import Progress
@@ -86,12 +86,12 @@ def circuit(
 ) -> int:
     """Which pixels did this decision need, and which channels carried it?
 
-    Finds a small mask under which the classifier keeps its decision on any background, reads the
+    Finds a small mask under which the classifier keeps its decision on other backgrounds, reads the
     circuit of channels that carried it, and measures both beside other methods.
     """
     start = time.monotonic()
     write = writer_for(out)
-    check_writable(out, folder=write is write_csv)
+    check_writable(out, folder=CSV_FILES if write is write_csv else None)
     methods = [name for name in baselines.split(",") if name and name != "none"]
     finding = _find(image, model, weights, target, device, seed, top_k, methods, instances)
     write(out, finding)
@@ -112,7 +112,7 @@ def main() -> NoReturn:
             print(f"expcam-circuit: {' '.join(message.split())}", file=sys.stderr)
         code = MISTAKE
     except (KeyboardInterrupt, typer.Abort):
-        print("expcam-circuit: interrupted, nothing was written", file=sys.stderr)
+        print("expcam-circuit: interrupted; no half-written file is left", file=sys.stderr)
         code = INTERRUPTED
     sys.exit(code)
 

@@ -3,7 +3,7 @@
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,8 +25,12 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         if target.is_dir() and temporary.is_dir():
-            shutil.rmtree(target)
-        temporary.replace(target)
+            aside = temporary.with_suffix(".old")
+            target.replace(aside)
+            temporary.replace(target)
+            shutil.rmtree(aside)
+        else:
+            temporary.replace(target)
     except OSError as error:
         reason = error.strerror or str(error)
         raise FileFormatError(f"cannot write `{target}`: {reason}") from error
@@ -37,17 +41,22 @@ def written_whole(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def check_writable(path: str | Path, *, folder: bool = False) -> None:
+def check_writable(path: str | Path, *, folder: Collection[str] | None = None) -> None:
     """Raise `FileFormatError` now, not after the work, when ``path`` cannot be written.
 
     Args:
         path: The file, or the folder if ``folder`` is set.
-        folder: Whether a folder will be written.
+        folder: Names of the files in the folder that will be written; None for a single file.
+            A folder that holds other files is not replaced.
     """
     target = Path(path)
-    if target.exists() and target.is_dir() != folder:
+    if target.exists() and target.is_dir() != (folder is not None):
         kind = "a folder" if target.is_dir() else "a file"
         raise FileFormatError(f"cannot write `{target}`: it is {kind}")
+    if folder is not None and target.is_dir():
+        other = sorted({each.name for each in target.iterdir()} - set(folder))
+        if other:
+            raise FileFormatError(f"cannot write `{target}`: the folder holds `{other[0]}`")
     if not target.parent.is_dir():
         raise FileFormatError(f"cannot write `{target}`: no such folder `{target.parent}`")
     if not os.access(target.parent, os.W_OK) or (

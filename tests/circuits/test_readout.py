@@ -206,3 +206,32 @@ def test_bad_options(micro: expcam.Classifier, all_kept: expcam.Explanation) -> 
         expcam.read_circuit(micro, all_kept, coverage=0)
     with pytest.raises(OptionError, match="top-k 0 is out of range"):
         expcam.read_circuit(micro, all_kept, top_k=0)
+
+
+class TwoPaths(nn.Module):
+    """Reads each channel twice, over its mean and over its maximum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1, bias=False)
+        self.mean = nn.AdaptiveAvgPool2d(1)
+        self.most = nn.MaxPool2d(2)
+        self.fc = nn.Linear(4, 2, bias=False)
+        with torch.no_grad():
+            self.conv.weight.copy_(_kernel([[1, 0, 0], [0, 1, 0]]))
+            self.fc.weight.copy_(torch.tensor([[0.0, 0, 0, 0], [1, 2, 3, -4]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        logits: Tensor = self.fc(torch.cat([self.mean(x), self.most(x)], 1).flatten(1))
+        return logits
+
+
+def test_paths_from_one_source_are_summed() -> None:
+    classifier = expcam.Classifier(TwoPaths().eval(), transform=lambda image: torch.zeros(3, 2, 2))
+    x = torch.tensor([1.0, 2.0, 3.0])[:, None, None].expand(3, 2, 2).clone()
+    circuit = expcam.read_circuit(classifier, keeping_everything(classifier, x, 1), coverage=1.0)
+    edges = circuit.edges.set_index("source_channel")
+    # Weights 1 and 3 on activation 1, weights 2 and -4 on activation 2.
+    assert edges["score"].to_dict() == pytest.approx({0: 4, 1: 12})
+    assert edges["signed"].to_dict() == pytest.approx({0: 4, 1: -4})

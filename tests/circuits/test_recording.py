@@ -90,18 +90,30 @@ class Twice(Mixes):
         return logits
 
 
+class FlatRelu(Mixes):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(64, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(torch.relu(self.conv(x).flatten(1)))
+        return logits
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
         (Mixes, r"does not understand `.*sort"),
         (Branches, "cannot be traced"),
         (Twice, "`conv` is used twice"),
+        (FlatRelu, r"does not understand `.*relu"),
     ],
 )
 def test_what_is_not_understood_is_named(kind: type[nn.Module], message: str) -> None:
     module = kind()
-    with pytest.raises(ClassifierError, match=message), frozen(module):
+    with pytest.raises(ClassifierError, match=message) as caught, frozen(module):
         record(module, torch.zeros(1, 3, 4, 4))
+    assert "\n" not in str(caught.value)
 
 
 # Depthwise convolutions, dense blocks, asymmetric kernels.

@@ -145,7 +145,7 @@ def test_interrupted_it_ends_cleanly(tmp_path: Path) -> None:
     finally:
         process.kill()
     assert process.returncode == 130
-    assert "interrupted, nothing was written" in errors
+    assert "interrupted; no half-written file is left" in errors
     assert "Traceback" not in errors
     assert list(tmp_path.iterdir()) == []
 

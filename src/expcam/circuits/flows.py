@@ -126,5 +126,5 @@ def concatenated(parts: Sequence[tuple[Sequence[Flow], int]]) -> list[Flow]:
 
 
 def flattened(flows: Sequence[Flow]) -> list[Flow]:
-    """Flatten space, keeping the pixels of a channel together as its columns."""
-    return mapped(flows, lambda value: value.flatten(2))
+    """Flatten space, keeping the pixels of a channel together as its columns, if several."""
+    return mapped(flows, lambda value: value.flatten(2 if value[0, 0].numel() > 1 else 1))

@@ -175,9 +175,11 @@ def _add_edges(
             channel = int(read.channels[place])
             kernel = layer.weight[target, column] * layer.scale[target]
             norm = float(kernel.abs().sum()) * float(read.scale[place])
+            edge = ((read.source, channel), (layer.name, target))
+            # A source that reaches the layer on several paths has one edge, their sum.
+            before = graph.get_edge_data(*edge, default={"score": 0.0, "signed": 0.0})
             graph.add_edge(
-                (read.source, channel),
-                (layer.name, target),
-                score=norm * float(activation[channel]),
-                signed=float(kernel @ read.mean[place]),
+                *edge,
+                score=before["score"] + norm * float(activation[channel]),
+                signed=before["signed"] + float(kernel @ read.mean[place]),
             )

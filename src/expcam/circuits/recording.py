@@ -143,6 +143,8 @@ class _Recorder(fx.Interpreter):
 
     def __init__(self, traced: fx.GraphModule) -> None:
         super().__init__(traced)
+        # Errors are one line; without this the interpreter adds a page to them.
+        self.extra_traceback = False
         self.flows: dict[fx.Node, list[Flow]] = {}
         self.owner: dict[fx.Node, str] = {}
         self.layers: dict[str, Layer] = {}
@@ -187,6 +189,10 @@ class _Recorder(fx.Interpreter):
         after = result.detach()
         target = self.module.get_submodule(str(n.target)) if n.op == "call_module" else None
         name = _name(n)
+        columns = any(flow.value.ndim == 3 for flow in flows)
+        passes = isinstance(target, (nn.Linear, *IDENTITY_MODULES)) or name in IDENTITY_NAMES
+        if (columns and not passes) or any(map(self._has_flows, n.kwargs.values())):
+            raise _unsupported(n)
 
         if isinstance(target, nn.Conv2d | nn.Linear) and not _is_depthwise(target):
             self._mix(n, target, flows, result)
@@ -228,7 +234,7 @@ class _Recorder(fx.Interpreter):
             if after.ndim != 2:
                 raise _unsupported(n)
             self.flows[n] = flattened(flows) if before.ndim > 2 else flows
-        elif n.target in ADDITIONS:
+        elif n.target in ADDITIONS and not n.kwargs:
             self.flows[n] = [f for a in n.args if self._has_flows(a) for f in self.flows[a]]  # type: ignore[index]
         elif n.target in PRODUCTS:
             self._gate_by_product(n)
@@ -284,24 +290,35 @@ class _Recorder(fx.Interpreter):
         """A value times a gate (squeeze-and-excitation): the larger tensor passes through."""
         values = [self.env[a].detach() if isinstance(a, fx.Node) else a for a in n.args]
         sizes = [v.numel() if isinstance(v, Tensor) else 0 for v in values]
-        main = sizes.index(max(sizes))
+        # On maps of one pixel both are as large; the gate is then written first.
+        main = max(range(len(sizes)), key=lambda place: (sizes[place], place))
         if not self._has_flows(n.args[main]):
             raise _unsupported(n)
         gate: Any = values[1 - main]
         flows = self.flows[n.args[main]]  # type: ignore[index]
-        if not isinstance(gate, Tensor) or gate.ndim < 2 or gate.shape[1] == 1:
+        channels = self.env[n.args[main]].shape[1]  # type: ignore[index]
+        if not isinstance(gate, Tensor) or gate.numel() == 1:
+            self.flows[n] = scaled(flows, torch.full((channels,), float(gate)))
+            return
+        if gate.ndim == 3 and gate.shape == (channels, 1, 1):  # layer scale
+            self.flows[n] = scaled(flows, gate.flatten())
+            return
+        if gate.ndim < 2 or gate.shape[1] not in (1, channels):
+            raise _unsupported(n)
+        if gate.shape[1] == 1:
             self.flows[n] = mapped(flows, lambda value: value * gate)
             return
         self.flows[n] = [replace(flow, value=flow.value * gate[:, flow.span]) for flow in flows]
 
     def _again(self, n: fx.Node, source: fx.Node, value: Tensor) -> Tensor:
         """Run a function or method node once more, on another tensor in place of its source."""
-        args = tuple(value if a is source else a for a in n.args)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        args = tuple(value if a is source else b for a, b in zip(n.args, args, strict=True))
         if n.op == "call_method":
-            repeated: Tensor = getattr(args[0], str(n.target))(*args[1:], **n.kwargs)
+            repeated: Tensor = getattr(args[0], str(n.target))(*args[1:], **kwargs)
             return repeated
         function: Callable[..., Tensor] = n.target  # type: ignore[assignment]
-        return function(*args, **n.kwargs)
+        return function(*args, **kwargs)
 
 
 def _flat(arguments: Any) -> Iterator[Any]:

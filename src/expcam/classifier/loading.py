@@ -22,6 +22,7 @@ from expcam.errors import ClassifierError, ExpcamWarning
 AUTO = "auto"
 BUNDLED = "bundled"
 AUTO_MODEL = "resnet18"
+INCEPTIONS = ("googlenet", "inception_v3")
 PROBE_SECONDS = 4.5
 
 
@@ -44,17 +45,19 @@ def load_classifier(
         transform: Maps a PIL image to the normalised tensor ``(3, H, W)``; where None, the one
             that torchvision publishes for the model.
         labels: Class names in the order of the logits; where None, the model's published ones.
-        device: ``"cpu"``, ``"cuda"``, ``"mps"``…; where None, the best one there is.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"``…; where None, the best one there is, or where
+            your own module lies.
 
     Raises:
         ClassifierError: Unknown model, weights that cannot be had, read or fitted, no such device.
     """
     place = resolve_device(device)
     if isinstance(model, nn.Module):
+        own = model if device is None else model.to(place)
         if weights not in ("default", None):
             fit_weights(model, read_state_dict(weights), str(weights), type(model).__name__)
         preset = transform or ImageClassification(crop_size=224)
-        return Classifier(model.to(place), preset, labels, name=type(model).__name__)
+        return Classifier(own, preset, labels, name=type(model).__name__)
     if model == AUTO and weights != "default":
         raise ClassifierError("weights belong to a model: name it, for instance `resnet18`")
     if model == AUTO:
@@ -70,9 +73,11 @@ def load_classifier(
         )
     published = _published_weights(model)
     module = _build(model, published, weights)
+    # These two undo ImageNet's normalisation inside the module, which then needs no transform.
+    own_scale = {"mean": (0.5,) * 3, "std": (0.5,) * 3} if model in INCEPTIONS else {}
     return Classifier(
         module.eval().to(place),
-        transform or published.transforms(),
+        transform or published.transforms(**own_scale),
         labels or published.meta["categories"],
         name=model,
     )
@@ -100,7 +105,10 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         place = torch.device(device)
     except RuntimeError:
         place = None
-    if place is None or not available.get(place.type, False):
+    absent = place is None or not available.get(place.type, False)
+    if place is not None and place.type == "cuda" and not absent:
+        absent = (place.index or 0) >= torch.cuda.device_count()
+    if place is None or absent:
         here = ", ".join(kind for kind, there in available.items() if there)
         raise ClassifierError(f"no device `{device}` on this machine; it has: {here}")
     return place
@@ -197,11 +205,17 @@ def _build(name: str, published: WeightsEnum, weights: str | Path | None) -> nn.
                 f"the weights of `{name}` are not in torch's cache and cannot be downloaded; "
                 f"give a file with --weights, or take --model {BUNDLED}"
             )
-        ready: nn.Module = get_model(name, weights=published)
+        try:
+            ready: nn.Module = get_model(name, weights=published)
+        except (OSError, RuntimeError, EOFError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ClassifierError(f"cannot load the weights of `{name}`: {reason}") from error
+        if name in INCEPTIONS:
+            ready.transform_input = False  # type: ignore[assignment]
         return ready
     state = None if weights is None else read_state_dict(weights)
-    # Two models draw their weights slowly and say so, unless told whether to.
-    slow = {"init_weights": state is None} if name in ("googlenet", "inception_v3") else {}
+    # They draw their weights slowly and say so, unless told whether to.
+    slow = {"init_weights": state is None} if name in INCEPTIONS else {}
     module: nn.Module = get_model(name, weights=None, **slow)
     if state is not None:
         fit_weights(module, state, str(weights), name)

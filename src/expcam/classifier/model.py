@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -160,7 +161,7 @@ class Classifier:
         Raises:
             TargetError: No such class; the message names the nearest labels.
         """
-        if isinstance(target, int) or target.strip().lstrip("-").isdigit():
+        if isinstance(target, int) or re.fullmatch(r"-?[0-9]+", target.strip()):
             index = int(target)
             if not 0 <= index < classes:
                 raise TargetError(

@@ -34,7 +34,7 @@ def compare(
     An attribution map is cut at growing areas until its level set keeps the label: on the mean
     colour (``area_kept``), and on all eight evaluation backgrounds (``area_robust``). The
     explanation's mask is measured as it is, and its probabilities are cut like any other map; the
-    smaller area counts.
+    smaller area counts. (Cuts are at `LEVELS`, the mask's own area is exact.)
 
     Args:
         classifier: The classifier that was explained.

@@ -133,5 +133,5 @@ def smallest_level(
             for some in (backgrounds[:1], backgrounds[1:])
             if len(some)
         ):
-            return Level(area, mask, tried)
+            return Level(area if allowed is None else float(mask.float().mean()), mask, tried)
     return Level(1.0, mask, len(LEVELS))

@@ -52,7 +52,7 @@ def solve_published(
     x = problem.x
     rng = bg.training_rng(seed)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         generator = GENERATORS[recipe.generator](x).to(x.device)
     optimizer = torch.optim.Adam(generator.parameters(), lr=recipe.rate)
     for step in range(recipe.steps):

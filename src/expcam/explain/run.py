@@ -20,6 +20,7 @@ from expcam.explain.published import PublishedRecipe, solve_published
 from expcam.explain.solver import ConstrainedRecipe, Solution, solve_constrained
 
 DEFAULT_RECIPE = "constrained"
+LARGEST_INSTANCE = 0.5
 RECIPES: dict[str, Callable[[Problem, int, Progress], Solution]] = {
     "constrained": lambda problem, seed, progress: solve_constrained(
         problem, ConstrainedRecipe(), seed, progress
@@ -103,8 +104,8 @@ def explain_instances(
     """Find separate explanations of one class: one for each object, where there are several.
 
     They are found one after the other, the pixels of the earlier ones forbidden, until none
-    keeps the label on the mean colour and on at least half of the unseen backgrounds. So they do
-    not overlap, and each is sufficient on its own.
+    keeps the label on the mean colour and on at least half of the unseen backgrounds with less
+    than half of the pixels. So they do not overlap, and each is sufficient on its own.
 
     Args:
         classifier: The classifier; it is left as it was found.
@@ -126,7 +127,7 @@ def explain_instances(
         each = _explain(
             classifier, prepared, image, target, recipe, seed, progress, allowed.clone()
         )
-        if found and not (each.kept and each.robustness >= 0.5):
+        if found and not (each.kept and each.robustness >= 0.5 and each.area < LARGEST_INSTANCE):
             break
         found.append(each)
         allowed &= ~torch.from_numpy(each.mask).to(allowed.device)

@@ -179,7 +179,7 @@ def _prepare(
 ) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
     """A generator whose logits are the first guess, and what updates its parameters."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         generator = GENERATORS[recipe.generator](x).to(x.device)
     shared = [p for name, p in generator.named_parameters() if name != "residual"]
     residual = [p for name, p in generator.named_parameters() if name == "residual"]

@@ -66,9 +66,12 @@ def stage_outputs(module: nn.Module, x: Tensor) -> list[str]:
         logits = module(x[None])
     last: dict[tuple[int, ...], str] = {}
     for name, shape in finished:
-        is_map = len(shape) == 4 and shape[2] > 1 and shape[3] > 1
-        if is_map and shape[1] != logits.shape[1]:
-            last[tuple(shape[2:])] = name
+        if len(shape) == 4 and min(shape[2:]) > 1 and shape[1] != logits.shape[1]:
+            # The image's aspect, up to rounding: outputs with channels last have another.
+            skew = abs(shape[2] * x.shape[2] - shape[3] * x.shape[1])
+            if skew <= max(x.shape[1:]):
+                last.pop(tuple(shape[2:]), None)
+                last[tuple(shape[2:])] = name
     if len(last) >= 3:
         return list(last.values())
     tokens = [name for name, shape in finished if len(shape) == 3]

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from expcam.explain.explanation import Explanation
 
 
+CSV_FILES = ("nodes.csv", "edges.csv", "methods.csv")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """All that is known of one image: what an export may write."""
@@ -65,9 +68,10 @@ def write_csv(path: Path, finding: Finding) -> None:
     """A folder with ``nodes.csv``, ``edges.csv`` and ``methods.csv``."""
     with written_whole(path) as temporary:
         temporary.mkdir()
-        finding.circuit.nodes.to_csv(temporary / "nodes.csv", index=False)
-        finding.circuit.edges.to_csv(temporary / "edges.csv", index=False)
-        finding.table.drop(columns="attribution").to_csv(temporary / "methods.csv", index=False)
+        methods = finding.table.drop(columns="attribution")
+        tables = (finding.circuit.nodes, finding.circuit.edges, methods)
+        for name, table in zip(CSV_FILES, tables, strict=True):
+            table.to_csv(temporary / name, index=False)
 
 
 def write_picture(path: Path, finding: Finding) -> None:
