@@ -132,7 +132,9 @@ def test_every_layer_is_read_by_another_on_the_way_to_the_class(name: str, side:
     unread = set(recording.layers) - readers - gates - auxiliary
     assert unread == {recording.output_layer}
     for layer in recording.layers.values():
-        assert all(int(read.columns.max()) < layer.weight.shape[1] * layer.groups for read in layer.reads)
+        assert all(
+            int(read.columns.max()) < layer.weight.shape[1] * layer.groups for read in layer.reads
+        )
         assert all(
             int(read.channels.max()) < len(recording.layers[read.source].weight)
             for read in layer.reads

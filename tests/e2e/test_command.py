@@ -132,14 +132,19 @@ def test_a_mistake_is_one_line_and_exit_code_two(name: str, tmp_path: Path) -> N
     assert not (tmp_path / "g.html").exists()
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks into Linux's /proc")
 def test_interrupted_it_ends_cleanly(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "expcam", str(EXAMPLES / "cat.jpg"), "--out", "g.html",
          "--model", "bundled"],
         cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
+    loaded = Path(f"/proc/{process.pid}/maps")
     try:
-        time.sleep(1.5)
+        # Torch is loaded when the work has begun.
+        while "libtorch" not in loaded.read_text():
+            assert process.poll() is None
+            time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     finally:

@@ -19,7 +19,9 @@ def test_fixed_weights_shrink_the_mask(detector: expcam.Classifier) -> None:
     steps: list[int] = []
     recipe = PublishedRecipe(steps=30, rate=1e-3)
     with open_problem(detector, red_square(), None) as problem:
-        solution = solve_published(problem, recipe, 0, lambda stage, done, total: steps.append(done))
+        solution = solve_published(
+            problem, recipe, 0, lambda stage, done, total: steps.append(done)
+        )
         again = solve_published(problem, recipe, 0, silent)
     assert steps == list(range(1, 31))
     assert solution.cost == 90

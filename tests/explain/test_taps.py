@@ -34,7 +34,9 @@ def test_hooks_go_also_after_an_exception(detector: expcam.Classifier) -> None:
 
 def test_an_unknown_layer_is_named_with_those_there_are(detector: expcam.Classifier) -> None:
     with (
-        pytest.raises(ClassifierError, match="layer `layer5` not found; .* has: colour, relu, halved"),
+        pytest.raises(
+            ClassifierError, match=r"layer `layer5` not found; .* has: colour, relu, halved"
+        ),
         tapped(detector.module, ["layer5"]),
     ):
         pass

@@ -24,7 +24,9 @@ def test_every_format_is_written_whole(finding: Finding, suffix: str, tmp_path: 
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(("suffix", "read"), [(".graphml", nx.read_graphml), (".gexf", nx.read_gexf)])
+@pytest.mark.parametrize(
+    ("suffix", "read"), [(".graphml", nx.read_graphml), (".gexf", nx.read_gexf)]
+)
 def test_other_programs_read_the_graph(
     finding: Finding, suffix: str, read: object, tmp_path: Path
 ) -> None:

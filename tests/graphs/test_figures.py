@@ -8,7 +8,8 @@ def test_every_channel_can_be_hovered_over(cat_circuit: expcam.Circuit) -> None:
     (nodes,) = [trace for trace in figure.data if trace.name == "channels"]
     assert len(nodes.x) == cat_circuit.graph.number_of_nodes()
     assert all(
-        word in nodes.hovertext[0] for word in ("conv1", "channel", "activation", "relevance", "score")
+        word in nodes.hovertext[0]
+        for word in ("conv1", "channel", "activation", "relevance", "score")
     )
     json.loads(figure.to_json())
 

@@ -14,7 +14,9 @@ def test_layers_stand_from_left_to_right_and_no_two_nodes_in_one_place(
     heights: dict[float, list[float]] = {}
     for x, y in layout.positions.values():
         heights.setdefault(x, []).append(y)
-    gaps = [b - a for ys in heights.values() for a, b in zip(sorted(ys), sorted(ys)[1:], strict=False)]
+    gaps = [
+        b - a for ys in heights.values() for a, b in zip(sorted(ys), sorted(ys)[1:], strict=False)
+    ]
     assert min(gaps) > 0.13  # of the 2 that the figure is high: no overlap at 16 a layer
 
 

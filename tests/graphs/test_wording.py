@@ -14,7 +14,10 @@ def test_shares() -> None:
     ("changes", "words"),
     [
         ({"kept": True, "robustness": 1.0, "necessary": True}, ["all eight", "something else"]),
-        ({"kept": True, "robustness": 0.5, "necessary": False}, ["only on 4 of eight", "can do without"]),
+        (
+            {"kept": True, "robustness": 0.5, "necessary": False},
+            ["only on 4 of eight", "can do without"],
+        ),
         ({"kept": False}, ["No mask was found", "does not keep it"]),
     ],
 )

@@ -38,6 +38,7 @@ class Flow:
 
     @property
     def span(self) -> slice:
+        """The tensor's channels that the flow lies in."""
         return slice(self.start, self.start + len(self.channels))
 
 

@@ -72,7 +72,8 @@ def load_classifier(
             module.eval().to(place), transform or bundled_transform(), names, name=BUNDLED
         )
     published = _published_weights(model)
-    module = _build(model, published, weights)
+    # Convolutions of small batches are faster with channels last.
+    module = _build(model, published, weights).to(memory_format=torch.channels_last)
     # These two undo ImageNet's normalisation inside the module, which then needs no transform.
     own_scale = {"mean": (0.5,) * 3, "std": (0.5,) * 3} if model in INCEPTIONS else {}
     return Classifier(

@@ -108,7 +108,9 @@ def centred_disc(classifier: Classifier, x: Tensor, label: int) -> Tensor:
 
 BASELINES: dict[str, Baseline] = {
     "gradcam": Baseline("Grad-CAM", "class evidence in the last feature map", gradcam),
-    "ig": Baseline("Integrated Gradients", "from the mean colour, absolute, smoothed", integrated_gradients),
+    "ig": Baseline(
+        "Integrated Gradients", "from the mean colour, absolute, smoothed", integrated_gradients
+    ),
     "occlusion": Baseline("Occlusion", "drop of the logit under a grey patch", occlusion),
     "disc": Baseline("Centred disc (control)", "distance from the centre", centred_disc),
 }

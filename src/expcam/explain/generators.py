@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 GRID = 28
 """Cells a side of a coarse mask: 8 pixels each on an image of 224, fewer cells on a small one."""
 

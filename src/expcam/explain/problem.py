@@ -32,6 +32,7 @@ class Problem:
 
     @property
     def label(self) -> int:
+        """The class to be explained."""
         return self.reference.label
 
     def observe(self, probability: Tensor, masks: Tensor, backgrounds: Tensor) -> Observation:

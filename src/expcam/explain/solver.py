@@ -30,7 +30,7 @@ FIT_STEPS = 60
 FIT_RATE = 3e-3
 MOMENTUM = 0.7
 FORWARD_COST = 1 / 3
-SHRINK, GROW = 0.93, 1.04
+SHRINK, GROW = 0.92, 1.04
 WORTH_CHECKING = 0.9
 """A candidate is checked when its area is below this share of the best one's."""
 LARGEST_START = 0.5
@@ -89,7 +89,7 @@ class ConstrainedRecipe:
         ("tv", 0.3),
     )
     backgrounds: Sequence[str] = bg.PUBLISHED
-    steps: int = 80
+    steps: int = 64
     shared_rate: float = 5e-4
     residual_rate: float = 0.1
 
@@ -201,9 +201,7 @@ def _prepare(
     return generator, optimizers
 
 
-def _update(
-    loss: Tensor, generator: nn.Module, optimizers: list[torch.optim.Optimizer]
-) -> None:
+def _update(loss: Tensor, generator: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
     for optimizer in optimizers:
         optimizer.zero_grad()
     loss.backward()

@@ -89,7 +89,9 @@ def _edge_traces(layout: Layout, tier: int) -> list[go.Scatter]:
 
 def _curve(
     start: tuple[float, float], end: tuple[float, float]
-) -> tuple["np.ndarray[tuple[int], np.dtype[np.float64]]", "np.ndarray[tuple[int], np.dtype[np.float64]]"]:
+) -> tuple[
+    "np.ndarray[tuple[int], np.dtype[np.float64]]", "np.ndarray[tuple[int], np.dtype[np.float64]]"
+]:
     """A smooth line between two nodes, level at both ends."""
     t = np.linspace(0, 1, 12)
     ease = t * t * (3 - 2 * t)
@@ -104,7 +106,8 @@ def _edge_labels(layout: Layout) -> go.Scatter:
         for source, target in zip(rows["source"], rows["target"], strict=True)
     ]
     text = [
-        f"{_plain(a[0])} {a[1]} → {_plain(b[0])} {b[1]}<br>score {score:.3g}<br>signed {signed:+.3g}"
+        f"{_plain(a[0])} {a[1]} → {_plain(b[0])} {b[1]}"
+        f"<br>score {score:.3g}<br>signed {signed:+.3g}"
         for a, b, score, signed in zip(
             rows["source"], rows["target"], rows["score"], rows["signed"], strict=True
         )

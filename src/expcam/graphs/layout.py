@@ -65,9 +65,7 @@ def _spread(keys: list[Key], height: dict[Key, float]) -> None:
         height[key] = (len(keys) - 1) / 2 * gap - place * gap
 
 
-def _pull(
-    graph: "nx.DiGraph[Key]", key: Key, height: dict[Key, float], forward: bool
-) -> float:
+def _pull(graph: "nx.DiGraph[Key]", key: Key, height: dict[Key, float], forward: bool) -> float:
     """Mean height of the neighbours on one side, weighted by score; its own without any."""
     edges = graph.pred[key] if forward else graph.succ[key]
     weights = [(height[other], data["score"]) for other, data in edges.items()]

@@ -54,7 +54,9 @@ def plot_circuit(circuit: Circuit) -> Figure:
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure as PNG or SVG, by the suffix, whole or not at all."""
     with written_whole(path) as temporary:
-        figure.savefig(temporary, dpi=150, metadata={"Date": None} if temporary.suffix == ".svg" else None)
+        figure.savefig(
+            temporary, dpi=150, metadata={"Date": None} if temporary.suffix == ".svg" else None
+        )
 
 
 def _figure(width: float, height: float) -> Figure:

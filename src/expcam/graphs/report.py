@@ -95,4 +95,3 @@ def report_html(
         plotly_js=Markup(get_plotlyjs()),
         version=version("expcam"),
     )
-

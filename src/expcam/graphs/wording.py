@@ -1,11 +1,13 @@
 """Findings in words that claim no more than was checked."""
 
+import math
+
 from expcam.explain.explanation import Explanation
 
 
 def share(value: float) -> str:
     """A share as a percentage; NaN as a dash."""
-    if value != value:
+    if math.isnan(value):
         return "–"
     return f"{value:.1%}" if value < 0.1 else f"{value:.0%}"
 
@@ -18,7 +20,9 @@ def verdict(explanation: Explanation) -> str:
             f"No mask was found under which the classifier still says “{name}”: "
             f"the one shown, {area} of the pixels, does not keep it."
         )
-    sentence = f"These {area} of the pixels are enough: on plain grey the classifier still says “{name}”"
+    sentence = (
+        f"These {area} of the pixels are enough: on plain grey the classifier still says “{name}”"
+    )
     if explanation.robustness == 1:
         sentence += ", and so it does on all eight unseen backgrounds."
     else:
