@@ -3,8 +3,8 @@
     python benchmarks/masks.py ../shared/data/photos --model resnet18 \
         --weights ../shared/models/resnet18.safetensors --every 6
 
-Prints a row per photograph and the medians. Time is given in seconds and in units of one forward
-and backward pass of the same classifier on one image, measured in the same run.
+Prints a column per photograph, then median and mean. Time is given in seconds and in units of one
+forward and backward pass of the same classifier on one image, measured in the same run.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> pd.DataFrame:
             row[f"{method}_kept"] = table.loc[method, "area_kept"]
             row[f"{method}_robust"] = table.loc[method, "area_robust"]
         rows.append(row)
-        print(pd.DataFrame([row]).to_string(header=len(rows) == 1, index=False), flush=True)
+        print(f"{photo.name}: {e.area:.1%} in {e.seconds:.0f} s", flush=True)
     return pd.DataFrame(rows)
 
 
@@ -84,6 +84,7 @@ if __name__ == "__main__":
     parser.add_argument("--csv", type=Path, help="also write the rows here")
     options = parser.parse_args()
     result = run(options)
+    print(result.round(3).T.to_string(header=False))
     print(summarise(result).round(3).to_string())
     if options.csv:
         result.to_csv(options.csv, index=False)

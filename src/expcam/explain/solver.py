@@ -31,7 +31,7 @@ FIT_RATE = 3e-3
 MOMENTUM = 0.7
 FORWARD_COST = 1 / 3
 SHRINK, GROW = 0.92, 1.04
-WORTH_CHECKING = 0.9
+WORTH_CHECKING = 0.85
 """A candidate is checked when its area is below this share of the best one's."""
 LARGEST_START = 0.5
 """Area to start from where the first guess holds only when it is larger."""
@@ -89,7 +89,7 @@ class ConstrainedRecipe:
         ("tv", 0.3),
     )
     backgrounds: Sequence[str] = bg.PUBLISHED
-    steps: int = 64
+    steps: int = 56
     shared_rate: float = 5e-4
     residual_rate: float = 0.1
 
