@@ -78,7 +78,7 @@ def test_weights_from_a_file(tmp_path: Path, suffix: str) -> None:
     state = random.module.state_dict()
     path = tmp_path / f"w{suffix}"
     if suffix == ".safetensors":
-        safetensors.torch.save_file({k: v.half() for k, v in state.items()}, path)
+        safetensors.torch.save_file({k: v.half().contiguous() for k, v in state.items()}, path)
     else:
         torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, path)
     loaded = expcam.load_classifier("squeezenet1_1", path, device="cpu")
