@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from expcam.errors import ExpcamError, ExpcamWarning
-from expcam.explain.baselines import BASELINES
+from expcam.explain.baselines import BASELINES, DEFAULT_METHODS
 from expcam.files import check_writable
 from expcam.graphs.exports import CSV_FILES, WRITERS, Finding, write_csv, writer_for
 
@@ -76,7 +76,7 @@ def circuit(
         typer.Option(
             metavar="LIST", help=f"Methods to compare with, of: {', '.join(BASELINES)}; or none."
         ),
-    ] = "gradcam,ig,disc",
+    ] = ",".join(DEFAULT_METHODS),
     instances: Annotated[
         bool, typer.Option("--instances", help="Also look for further objects of the class.")
     ] = False,
@@ -171,6 +171,7 @@ def _find(
 
 
 def _print(finding: Finding, out: Path, seconds: float, as_json: bool) -> None:
+    from expcam.explain.compare import OURS
     from expcam.graphs.wording import share
 
     e, graph = finding.explanation, finding.circuit.graph
@@ -181,7 +182,7 @@ def _print(finding: Finding, out: Path, seconds: float, as_json: bool) -> None:
     needs = ", ".join(
         f"{row.title} {share(row.area_kept)} (all backgrounds {share(row.area_robust)})"
         for row in finding.table.itertuples()
-        if row.method != "expcam"
+        if row.method != OURS
     )
     lines = {
         "class": f"{e.label_name}, confidence {share(e.confidence)} ({e.classifier})",

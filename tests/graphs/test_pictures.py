@@ -5,12 +5,13 @@ import numpy as np
 from PIL import Image
 
 import expcam
+from expcam.explain.explanation import MEAN_COLOUR
 from expcam.graphs import pictures
 
 
 def test_kept_and_removed_pixels_make_the_photograph(cat: expcam.Explanation) -> None:
     kept, removed = pictures.kept_pixels(cat), pictures.removed_pixels(cat)
-    grey = np.array(pictures.GREY)
+    grey = np.array(MEAN_COLOUR)
     is_grey = (kept == grey).all(2)
     assert abs(1 - is_grey.mean() - cat.area) < 0.01
     assert np.array_equal(np.where(is_grey[:, :, None], removed, kept), cat.photo)

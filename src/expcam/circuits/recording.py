@@ -296,9 +296,10 @@ class _Recorder(fx.Interpreter):
             raise _unsupported(n)
         gate: Any = values[1 - main]
         flows = self.flows[n.args[main]]  # type: ignore[index]
-        channels = self.env[n.args[main]].shape[1]  # type: ignore[index]
+        value = self.env[n.args[main]]  # type: ignore[index]
+        channels = value.shape[1]
         if not isinstance(gate, Tensor) or gate.numel() == 1:
-            self.flows[n] = scaled(flows, torch.full((channels,), float(gate)))
+            self.flows[n] = scaled(flows, value.new_full((channels,), float(gate)))
             return
         if gate.ndim == 3 and gate.shape == (channels, 1, 1):  # layer scale
             self.flows[n] = scaled(flows, gate.flatten())
@@ -306,7 +307,7 @@ class _Recorder(fx.Interpreter):
         if gate.ndim < 2 or gate.shape[1] not in (1, channels):
             raise _unsupported(n)
         if gate.shape[1] == 1:
-            self.flows[n] = mapped(flows, lambda value: value * gate)
+            self.flows[n] = mapped(flows, lambda each: each * gate)
             return
         self.flows[n] = [replace(flow, value=flow.value * gate[:, flow.span]) for flow in flows]
 

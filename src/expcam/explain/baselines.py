@@ -114,3 +114,4 @@ BASELINES: dict[str, Baseline] = {
     "occlusion": Baseline("Occlusion", "drop of the logit under a grey patch", occlusion),
     "disc": Baseline("Centred disc (control)", "distance from the centre", centred_disc),
 }
+DEFAULT_METHODS = ("gradcam", "ig", "disc")

@@ -12,12 +12,11 @@ from expcam.classifier.frozen import frozen
 from expcam.classifier.model import Classifier
 from expcam.errors import OptionError
 from expcam.explain.backgrounds import evaluation_backgrounds
-from expcam.explain.baselines import BASELINES
+from expcam.explain.baselines import BASELINES, DEFAULT_METHODS
 from expcam.explain.explanation import Explanation
-from expcam.explain.metrics import keeps, smallest_level
+from expcam.explain.metrics import smallest_level
 from expcam.explain.progress import Progress, silent
 
-DEFAULT_METHODS = ("gradcam", "ig", "disc")
 OURS = "expcam"
 COLUMNS = ("method", "title", "area_kept", "area_robust", "seconds", "attribution")
 
@@ -83,8 +82,7 @@ def _areas_needed(
     areas = []
     for needed in (backgrounds[:1], backgrounds):
         level = smallest_level(classifier, x, attribution, needed, label)
-        holds = bool(keeps(classifier, x, level.mask[None], needed, label).all())
-        areas.append(level.area if holds else float("nan"))
+        areas.append(level.area if level.holds else float("nan"))
     return areas[0], areas[1]
 
 

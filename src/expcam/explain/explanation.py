@@ -12,6 +12,8 @@ from expcam.errors import FileFormatError
 from expcam.files import written_whole
 
 FORMAT = "expcam-explanation/1"
+MEAN_COLOUR = (124, 116, 104)
+"""ImageNet's, which is 0 after its normalisation."""
 _ARRAYS = ("mask", "probability", "image", "photo", "input")
 
 
@@ -63,10 +65,10 @@ class Explanation:
     seed: int
     source: str = ""
 
-    def masked_image(self, outside: tuple[int, int, int] = (124, 116, 104)) -> Image.Image:
+    def masked_image(self, outside: tuple[int, int, int] = MEAN_COLOUR) -> Image.Image:
         """The explanation as a picture; removed pixels have the colour ``outside``.
 
-        The default is ImageNet's mean colour, which is what the classifier was shown there.
+        The default is what the classifier was shown there, under ImageNet's normalisation.
         """
         shown = np.where(self.mask[:, :, None], self.image, np.array(outside, np.uint8))
         return Image.fromarray(shown)

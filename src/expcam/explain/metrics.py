@@ -87,11 +87,13 @@ class Level:
         area: Share of pixels; 1.0 when only the whole image keeps the label.
         mask: Boolean ``(H, W)``.
         tried: How many of `LEVELS` were tried.
+        holds: Whether the label holds; false where not even the largest level keeps it.
     """
 
     area: float
     mask: Tensor
     tried: int
+    holds: bool
 
 
 def level_set(attribution: Tensor, area: float) -> Tensor:
@@ -133,5 +135,6 @@ def smallest_level(
             for some in (backgrounds[:1], backgrounds[1:])
             if len(some)
         ):
-            return Level(area if allowed is None else float(mask.float().mean()), mask, tried)
-    return Level(1.0, mask, len(LEVELS))
+            kept = area if allowed is None else float(mask.float().mean())
+            return Level(kept, mask, tried, holds=True)
+    return Level(1.0, mask, len(LEVELS), holds=False)

@@ -34,7 +34,7 @@ class Layout:
 
 def lay_out(circuit: Circuit) -> Layout:
     """Layers from left to right; within a layer, channels near those that feed them most."""
-    columns = [layer for layer in circuit.layers if layer in _occupied(circuit)]
+    columns = circuit.layers
     members: dict[str, list[Key]] = {layer: [] for layer in columns}
     for key in circuit.graph:
         members[key[0]].append(key)
@@ -52,10 +52,6 @@ def lay_out(circuit: Circuit) -> Layout:
         key: (float(x), height[key]) for x, layer in enumerate(columns) for key in members[layer]
     }
     return Layout(positions, columns, _drawn_edges(circuit))
-
-
-def _occupied(circuit: Circuit) -> set[str]:
-    return {key[0] for key in circuit.graph}
 
 
 def _spread(keys: list[Key], height: dict[Key, float]) -> None:

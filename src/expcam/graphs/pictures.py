@@ -8,11 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from expcam.explain.explanation import Explanation
+from expcam.explain.explanation import MEAN_COLOUR, Explanation
 
 Picture = npt.NDArray[np.uint8]
-GREY = (124, 116, 104)
-"""ImageNet's mean colour, which is what the classifier is shown where pixels are removed."""
 OUTLINE = (255, 64, 129)
 
 
@@ -51,7 +49,7 @@ def heatmap(photo: Picture, attribution: npt.NDArray[np.floating]) -> Picture:
 
 
 def data_uri(picture: Picture) -> str:
-    """A picture as the ``src`` of an HTML image: PNG for few colours, else JPEG."""
+    """A picture as the ``src`` of an HTML image, a JPEG."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -59,7 +57,7 @@ def data_uri(picture: Picture) -> str:
 
 def _on_grey(explanation: Explanation, mask: npt.NDArray[np.bool_]) -> Picture:
     fine = _fine(mask, explanation.photo)[:, :, None]
-    shown: Picture = np.where(fine, explanation.photo, np.array(GREY, np.uint8))
+    shown: Picture = np.where(fine, explanation.photo, np.array(MEAN_COLOUR, np.uint8))
     return shown
 
 
