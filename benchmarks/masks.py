@@ -1,72 +1,256 @@
-"""Masks and baselines on a folder of photographs, in one run.
+"""Our masks, the published recipe's and captum's attributions on the same photographs.
 
-    python benchmarks/masks.py ../shared/data/photos --model resnet18 \
-        --weights ../shared/models/resnet18.safetensors --every 6
+    python benchmarks/masks.py ../shared/data/photos \
+        --classifier resnet18=../shared/models/resnet18.safetensors \
+        --classifier squeezenet1_0=../shared/models/squeezenet1_0.safetensors \
+        --rows build/masks.parquet --plot build/masks.png
 
-Prints a column per photograph, then median and mean. Time is given in seconds and in units of one
-forward and backward pass of the same classifier on one image, measured in the same run.
+One row per classifier, photograph and method goes to the Parquet file; a run that was broken off
+goes on where it stopped. Every attribution map is cut at growing areas; of a mask that a method
+gives itself, the mask is measured as it is and its probabilities are cut like a map.
+
+The photographs in `TUNED_ON` were looked at while the solver's settings were chosen, so they are
+left out unless asked for with ``--split``.
 """
 
 import argparse
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
 
 import expcam
-from expcam.explain.run import DEFAULT_RECIPE, RECIPES
+from expcam.classifier.frozen import frozen
+from expcam.explain.backgrounds import evaluation_backgrounds
+from expcam.explain.baselines import BASELINES
+from expcam.explain.metrics import LEVELS, level_set, predictions
+from expcam.explain.pruning import pieces
+from expcam.files import written_whole
+
+TUNED_ON = (
+    "Irish_setter",
+    "Old_English_sheepdog",
+    "airship",
+    "barracouta",
+    "bittern",
+    "cheeseburger",
+    "crane",
+    "dog_and_cat",
+    "envelope",
+    "hog",
+    "kite",
+    "macaque",
+    "pencil_box",
+    "red_fox",
+    "soccer_ball",
+    "trench_coat",
+    "trilobite",
+    "Bedlington_terrier",
+)
+OURS: dict[str, dict[str, Any]] = {
+    "expcam robust": {"objective": "robust"},
+    "expcam sufficient": {"objective": "sufficient"},
+    "expcam free logits": {"recipe": "free"},
+    "paper": {"recipe": "paper"},
+}
+METHODS = (*OURS, *BASELINES)
+KEY = ["classifier", "photo", "method"]
+BORDER = 14
+"""The border is one such part of the shorter side wide."""
 
 
-def pass_seconds(classifier: expcam.Classifier, x: torch.Tensor, repeats: int = 5) -> float:
+@dataclass
+class Passes:
+    """What a forward hook and the gradients of the logits saw, in images."""
+
+    forward: int = 0
+    backward: int = 0
+
+    @property
+    def cost(self) -> float:
+        """In units of a forward and a backward pass."""
+        return (self.forward + 2 * self.backward) / 3
+
+
+@contextmanager
+def counted(module: nn.Module) -> Iterator[Passes]:
+    """Count the passes of a classifier from outside, whoever makes them."""
+    passes = Passes()
+
+    def hook(_module: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> None:
+        passes.forward += len(inputs[0])
+        if logits.requires_grad:
+
+            def count(_gradient: Tensor, images: int = len(inputs[0])) -> None:
+                passes.backward += images
+
+            logits.register_hook(count)
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield passes
+    finally:
+        handle.remove()
+
+
+def measure(classifier: expcam.Classifier, photo: Path, method: str) -> dict[str, object]:
+    """One row: how small the method's masks can be, and what they cost."""
+    x = classifier.prepare(photo).input
+    mask: Tensor | None = None
+    with frozen(classifier.module), counted(classifier.module) as passes:
+        start = time.perf_counter()
+        if method in OURS:
+            explanation = expcam.explain_image(classifier, photo, **OURS[method])
+            attribution = torch.from_numpy(explanation.probability).to(x)
+            mask, label = torch.from_numpy(explanation.mask).to(x.device), explanation.label
+        else:
+            with torch.inference_mode():
+                label = int(classifier.logits(x[None]).argmax())
+            attribution = BASELINES[method].attribute(classifier, x, label)
+        seconds = time.perf_counter() - start
+        cost = passes.cost
+        cuts = torch.stack([level_set(attribution, area) for area in LEVELS])
+        areas = list(LEVELS)
+        if mask is not None:
+            cuts, areas = torch.cat([mask[None], cuts]), [float(mask.float().mean()), *areas]
+        backgrounds = evaluation_backgrounds(x, seed=0)
+        with torch.inference_mode():
+            held = predictions(classifier, x, cuts, backgrounds).argmax(-1) == label
+            robust = [index for index, each in enumerate(held.all(1)) if each]
+            kept = [index for index, each in enumerate(held[:, 0]) if each]
+            smallest = min(robust, key=areas.__getitem__, default=len(areas) - 1)
+            shown = cuts[smallest] if mask is None else mask
+            without = int(classifier.logits(torch.where(shown, 0.0, x)[None]).argmax())
+    width = min(shown.shape) // BORDER
+    inner = shown[width:-width, width:-width]
+    row: dict[str, object] = {
+        "area": float(shown.float().mean()),
+        "kept": bool(held[0, 0]) if mask is not None else bool(kept),
+        "robustness": float(held[0 if mask is not None else smallest].float().mean()),
+        "area_kept": min((areas[index] for index in kept), default=1.0),
+        "area_robust": min((areas[index] for index in robust), default=1.0),
+        "seconds": seconds,
+        "cost": cost,
+        "necessary": without != label,
+        "pieces": len(pieces(shown)),
+        "border": 1 - float(inner.sum() / shown.sum()),
+        "curve": held[-len(LEVELS) :].float().mean(1).tolist(),
+    }
+    if method in OURS:
+        row |= {
+            "draws": explanation.draws,
+            "draws_kept": explanation.draws_kept,
+            "counted": explanation.cost,
+        }
+    return row
+
+
+def pass_seconds(classifier: expcam.Classifier, x: Tensor, repeats: int = 10) -> float:
     """Median seconds of one forward and backward pass to the image ``(3, H, W)``."""
     times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        image = x[None].clone().requires_grad_()
-        torch.autograd.grad(classifier.logits(image)[0].max(), image)
-        times.append(time.perf_counter() - start)
+    with frozen(classifier.module):
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            image = x[None].clone().requires_grad_()
+            torch.autograd.grad(classifier.logits(image)[0].max(), image)
+            times.append(time.perf_counter() - start)
     return float(pd.Series(times[1:]).median())
 
 
 def run(args: argparse.Namespace) -> pd.DataFrame:
     torch.set_flush_denormal(True)
-    classifier = expcam.load_classifier(args.model, args.weights, device=args.device)
-    classifier.module.requires_grad_(False)
-    photos = sorted(
-        p for p in args.photos.iterdir() if p.suffix.lower() in (".jpeg", ".jpg", ".png")
-    )
-    rows = []
-    for photo in photos[args.first :: args.every]:
-        unit = pass_seconds(classifier, classifier.prepare(photo).input)
-        e = expcam.explain_image(classifier, photo, recipe=args.recipe)
-        row = {
-            "photo": photo.stem[:28],
-            "label": e.label_name[:20],
-            "confidence": e.confidence,
-            "area": e.area,
-            "kept": e.kept,
-            "robustness": e.robustness,
-            "necessary": e.necessary,
-            "seconds": e.seconds,
-            "passes": e.seconds / unit,
-            "cost": e.cost,
+    rows = pd.read_parquet(args.rows) if args.rows.exists() else pd.DataFrame(columns=KEY)
+    done = set(rows[KEY].itertuples(index=False, name=None))
+    photos = chosen(args.photos, args.split)[:: args.every]
+    for name, _, weights in (each.partition("=") for each in args.classifier):
+        classifier = expcam.load_classifier(name, weights or "default", device=args.device)
+        wanted = [
+            (photo, method)
+            for place, photo in enumerate(photos)
+            for method in args.methods
+            if method != "paper" or place % args.paper_every == 0
+        ]
+        todo = [each for each in wanted if (name, each[0].stem, each[1]) not in done]
+        for photo, method in track(todo, description=name, console=Console(stderr=True)):
+            unit = pass_seconds(classifier, classifier.prepare(photo).input, 3)
+            row = {"classifier": name, "photo": photo.stem, "method": method, "pass_seconds": unit}
+            row |= measure(classifier, photo, method)
+            rows = pd.concat([rows, pd.DataFrame([row])], ignore_index=True)
+            args.rows.parent.mkdir(parents=True, exist_ok=True)
+            with written_whole(args.rows) as temporary:
+                rows.to_parquet(temporary)
+    return rows
+
+
+def chosen(folder: Path, split: str) -> list[Path]:
+    """The photographs of a split, by name."""
+    tuned: Callable[[Path], bool] = lambda path: any(name in path.stem for name in TUNED_ON)  # noqa: E731
+    photos = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".jpeg", ".jpg", ".png"))
+    if split == "all":
+        return photos
+    return [path for path in photos if tuned(path) == (split == "tuned")]
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """One line per classifier and method, in the order of `METHODS`."""
+    groups = rows.groupby(["classifier", "method"], sort=False)
+    table = pd.DataFrame(
+        {
+            "photos": groups.size(),
+            "kept": groups["kept"].mean(),
+            "area": groups["area"].median(),
+            "mean area": groups["area"].mean(),
+            "on grey": groups["area_kept"].median(),
+            "on all 8": groups["area_robust"].median(),
+            "8, mean": groups["area_robust"].mean(),
+            "unseen": groups["robustness"].mean(),
+            "draws": groups["draws_kept"].sum() / groups["draws"].sum(),
+            "seconds": groups["seconds"].median(),
+            "passes": groups["cost"].median(),
+            "most": groups["cost"].max(),
+            "time/pass": (rows["seconds"] / rows["pass_seconds"])
+            .groupby([rows["classifier"], rows["method"]], sort=False)
+            .median(),
+            "necessary": groups["necessary"].mean(),
+            "pieces": groups["pieces"].median(),
+            "border": groups["border"].mean(),
         }
-        table = expcam.compare(classifier, e, args.methods).set_index("method")
-        for method in args.methods:
-            row[f"{method}_kept"] = table.loc[method, "area_kept"]
-            row[f"{method}_robust"] = table.loc[method, "area_robust"]
-        rows.append(row)
-        print(f"{photo.name}: {e.area:.1%} in {e.seconds:.0f} s", flush=True)
-    return pd.DataFrame(rows)
+    )
+    order = sorted(table.index, key=lambda key: (key[0], METHODS.index(key[1])))
+    return table.loc[order]
 
 
-def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """Median and mean per figure; where a method never keeps the label it needs everything."""
-    figures = table.drop(columns=["photo", "label"]).astype(float)
-    areas = [name for name in figures if name.endswith(("_kept", "_robust"))]
-    figures[areas] = figures[areas].fillna(1.0)
-    return figures.agg(["median", "mean"]).T
+def plot(rows: pd.DataFrame, path: Path) -> None:
+    """Mean robustness of the level sets against their area, a panel per classifier."""
+    names = list(rows["classifier"].unique())
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(6 * len(names), 4.5), sharey=True, squeeze=False
+    )
+    for axis, name in zip(axes[0], names, strict=True):
+        for colour, method in enumerate(METHODS):
+            some = rows[(rows["classifier"] == name) & (rows["method"] == method)]
+            if some.empty:
+                continue
+            mean = pd.DataFrame(some["curve"].tolist()).mean()
+            axis.plot(LEVELS, mean, color=f"C{colour}", label=f"{method} ({len(some)})")
+            if method in OURS:
+                axis.plot(some["area"].median(), some["robustness"].mean(), "o", color=f"C{colour}")
+        axis.set(title=name, xscale="log", xlabel="share of pixels kept", ylim=(0, 1.02))
+        axis.xaxis.set_major_formatter("{x:.1%}")
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("share of the eight backgrounds on which the label is kept")
+    axes[0][-1].legend(fontsize=8, title="level sets (photographs); dots: the masks themselves")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":
@@ -74,17 +258,20 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("photos", type=Path, help="folder of photographs")
-    parser.add_argument("--model", default="bundled")
-    parser.add_argument("--weights", default="default")
-    parser.add_argument("--recipe", default=DEFAULT_RECIPE, choices=list(RECIPES))
-    parser.add_argument("--methods", default=["gradcam", "ig", "disc"], type=lambda s: s.split(","))
-    parser.add_argument("--first", type=int, default=0, help="index of the first photograph")
+    parser.add_argument("--classifier", action="append", default=[], metavar="NAME[=WEIGHTS]")
+    parser.add_argument("--methods", default=METHODS, type=lambda names: names.split(","))
+    parser.add_argument("--split", default="held-out", choices=["held-out", "tuned", "all"])
     parser.add_argument("--every", type=int, default=1, help="take every n-th photograph")
+    parser.add_argument("--paper-every", type=int, default=1, help="of them, for the slow recipe")
+    parser.add_argument("--rows", type=Path, default=Path("build/masks.parquet"))
+    parser.add_argument("--plot", type=Path)
     parser.add_argument("--device")
-    parser.add_argument("--csv", type=Path, help="also write the rows here")
     options = parser.parse_args()
+    unknown = set(options.methods) - set(METHODS)
+    if unknown:
+        parser.error(f"unknown methods {sorted(unknown)}; there are: {', '.join(METHODS)}")
+    options.classifier = options.classifier or ["bundled"]
     result = run(options)
-    print(result.round(3).T.to_string(header=False))
-    print(summarise(result).round(3).to_string())
-    if options.csv:
-        result.to_csv(options.csv, index=False)
+    print(summary(result).round(3).to_string())
+    if options.plot:
+        plot(result, options.plot)

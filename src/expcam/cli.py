@@ -8,13 +8,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from expcam.errors import ExpcamError, ExpcamWarning
+from expcam.errors import ExpcamError, ExpcamWarning, OptionError
 from expcam.explain.baselines import BASELINES, DEFAULT_METHODS
+from expcam.explain.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
 from expcam.files import check_writable
 from expcam.graphs.exports import CSV_FILES, WRITERS, Finding, write_csv, writer_for
 
@@ -34,7 +36,7 @@ Examples:
 
 The suffix of --out picks the format: {", ".join(WRITERS)} (.csv makes a folder).
 
-Exit codes: 0 done; 2 a mistake in what was asked; 3 done, but no mask keeps the label.
+Exit codes: 0 done; 2 a mistake in what was asked; 3 done, but no mask does what was asked.
 """
 
 app = typer.Typer(add_completion=False)
@@ -63,6 +65,21 @@ def circuit(
         typer.Option(
             metavar="CLASS", help="Class to explain, by name or index (else the predicted one)"
         ),
+    ] = None,
+    contrast: Annotated[
+        str | None,
+        typer.Option(metavar="CLASS", help="Explain the class as against this one alone."),
+    ] = None,
+    objective: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help=f"What the smallest mask must do: {', '.join(OBJECTIVES)}.",
+        ),
+    ] = DEFAULT_OBJECTIVE,
+    area: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Find the best mask of this share of the pixels."),
     ] = None,
     device: Annotated[
         str | None, typer.Option(metavar="DEV", help="cpu, cuda or mps (else the best there is)")
@@ -93,10 +110,13 @@ def circuit(
     write = writer_for(out)
     check_writable(out, folder=CSV_FILES if write is write_csv else None)
     methods = [name for name in baselines.split(",") if name and name != "none"]
-    finding = _find(image, model, weights, target, device, seed, top_k, methods, instances)
+    if instances and (contrast is not None or area is not None or objective != DEFAULT_OBJECTIVE):
+        raise OptionError("--instances goes with neither --contrast nor --objective nor --area")
+    asked = _Asked(target, contrast, objective, area, seed)
+    finding = _find(image, model, weights, device, asked, top_k, methods, instances)
     write(out, finding)
     _print(finding, out, time.monotonic() - start, as_json)
-    return 0 if finding.explanation.kept else NOT_KEPT
+    return 0 if finding.explanation.holds else NOT_KEPT
 
 
 def main() -> NoReturn:
@@ -117,13 +137,23 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """The options that say which mask is wanted, by the names of `explain_image`."""
+
+    target: str | None
+    contrast: str | None
+    objective: str
+    area: float | None
+    seed: int
+
+
 def _find(
     image: Path,
     model: str,
     weights: Path | None,
-    target: str | None,
     device: str | None,
-    seed: int,
+    asked: _Asked,
     top_k: int,
     methods: list[str],
     instances: bool,
@@ -141,16 +171,13 @@ def _find(
         from expcam.classifier.images import open_image
         from expcam.classifier.loading import load_classifier
         from expcam.explain.compare import check_methods, compare
-        from expcam.explain.run import (
-            DEFAULT_RECIPE,
-            check_options,
-            explain_image,
-            explain_instances,
-        )
+        from expcam.explain.recipes import DEFAULT_RECIPE, check_options
+        from expcam.explain.run import explain_image, explain_instances
+        from expcam.explain.solver import Task
 
         # Masked activations are full of denormal numbers, on which a CPU is slow.
         torch.set_flush_denormal(True)
-        check_options(DEFAULT_RECIPE, seed)
+        check_options(DEFAULT_RECIPE, Task(asked.objective, asked.area, asked.seed))
         check_selection(COVERAGE, top_k)
         check_methods(methods)
         open_image(image)
@@ -160,10 +187,10 @@ def _find(
     with _progress() as progress:
         if instances:
             first, *others = explain_instances(
-                classifier, image, target=target, seed=seed, progress=progress
+                classifier, image, target=asked.target, seed=asked.seed, progress=progress
             )
         else:
-            first = explain_image(classifier, image, target=target, seed=seed, progress=progress)
+            first = explain_image(classifier, image, **vars(asked), progress=progress)
             others = []
         found = read_circuit(classifier, first, top_k=top_k)
         table = compare(classifier, first, methods, progress=progress)
@@ -179,16 +206,19 @@ def _print(finding: Finding, out: Path, seconds: float, as_json: bool) -> None:
         print(json.dumps(_as_dict(finding, out, seconds)))
         return
     robust = f"on {round(8 * e.robustness)} of 8 unseen backgrounds"
+    rival = f" rather than {e.contrast_name}" if e.contrast_name else ""
     needs = ", ".join(
         f"{row.title} {share(row.area_kept)} (all backgrounds {share(row.area_robust)})"
         for row in finding.table.itertuples()
         if row.method != OURS
     )
     lines = {
-        "class": f"{e.label_name}, confidence {share(e.confidence)} ({e.classifier})",
-        "mask": f"{share(e.area)} of the pixels in {e.seconds:.1f} s",
+        "class": f"{e.label_name}{rival}, confidence {share(e.confidence)} ({e.classifier})",
+        "mask": f"{share(e.area)} of the pixels in {e.seconds:.1f} s, {e.cost:.0f} passes",
         "label kept": f"{'yes' if e.kept else 'NO'}; {robust}; "
         f"{'lost' if e.necessary else 'kept'} without the mask's pixels",
+        "noise": f"label kept on {e.draws_kept} of {e.draws} further draws: probability at least "
+        f"{share(e.bound)} (95 % confidence)",
         "circuit": f"{graph.number_of_nodes()} channels and {graph.number_of_edges()} edges "
         f"in {len(finding.circuit.layers)} layers",
     }
@@ -215,6 +245,12 @@ def _as_dict(finding: Finding, out: Path, seconds: float) -> dict[str, object]:
         "kept": e.kept,
         "robustness": e.robustness,
         "necessary": e.necessary,
+        "draws": e.draws,
+        "draws_kept": e.draws_kept,
+        "bound": e.bound,
+        "cell": e.cell,
+        "objective": e.objective,
+        "contrast": e.contrast,
         "mask_seconds": e.seconds,
         "cost": e.cost,
         "instances": [each.area for each in finding.instances],

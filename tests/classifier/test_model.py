@@ -71,3 +71,16 @@ def test_what_is_no_classifier() -> None:
 def test_without_labels_a_class_has_its_number() -> None:
     nameless = expcam.Classifier(nn.Identity(), transform=lambda image: torch.zeros(3, 2, 2))
     assert nameless.label_name(7) == "class 7"
+
+
+def test_between_two_classes_the_softmax_is_that_of_their_own_logits(
+    detector: expcam.Classifier,
+) -> None:
+    x = red_square()[None]
+    pair = detector.between(1, 2)
+    with torch.no_grad():
+        all_three, two = detector.logits(x)[0], pair.logits(x)[0]
+    assert two.tolist() == [float(all_three[1] - all_three[2]), 0.0]
+    assert torch.allclose(two.softmax(0), all_three[1:].softmax(0))
+    assert pair.module is detector.module
+    assert detector.logits(x).shape == (1, 3)

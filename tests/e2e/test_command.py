@@ -89,6 +89,19 @@ def test_a_mask_that_does_not_keep_the_label_is_said_so(tmp_path: Path) -> None:
     assert "No mask was found" in out.read_text(encoding="utf-8")
 
 
+def test_what_is_asked_of_the_mask(tmp_path: Path) -> None:
+    result = run(
+        EXAMPLES / "coffee.jpg", "--out", tmp_path / "g.json", "--model", "bundled", "--area", 0.05,
+        "--contrast", "teapot", "--objective", "sufficient", "--baselines", "none", "--json",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["area"] == round(0.05 * 64 * 64) / 64**2
+    assert found["objective"] == "sufficient"
+    assert isinstance(found["contrast"], int)
+    assert found["kept"] is True
+
+
 def mistakes(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
     cat, out = EXAMPLES / "cat.jpg", ["--out", tmp_path / "g.html"]
     (tmp_path / "text.jpg").write_text("hello")
@@ -105,6 +118,13 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         "folder": ([cat, "--out", tmp_path / "no/g.html", *bundled], "no such folder"),
         "suffix": ([cat, "--out", tmp_path / "g.pdf", *bundled], "suffix must be one of .html"),
         "baseline": ([cat, *out, *bundled, "--baselines", "lime"], "unknown baseline `lime`"),
+        "objective": ([cat, *out, *bundled, "--objective", "best"], "unknown objective `best`"),
+        "area": ([cat, *out, *bundled, "--area", "1.5"], "area 1.5 is out of range"),
+        "contrast": ([cat, *out, *bundled, "--contrast", "cat"], "cannot be compared to itself"),
+        "instances": (
+            [cat, *out, *bundled, "--instances", "--area", "0.1"],
+            "--instances goes with neither",
+        ),
         "seed": ([cat, *out, *bundled, "--seed", "-3"], "seed -3 is out of range"),
         "number": ([cat, *out, *bundled, "--top-k", "many"], "--top-k"),
         "top-k": ([cat, *out, *bundled, "--top-k", "0"], "at least 1"),
@@ -118,6 +138,7 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
     "name",
     [
         *("no file", "no image", "truncated", "model", "weights", "class", "folder", "suffix"),
+        *("objective", "area", "contrast", "instances"),
         *("baseline", "seed", "number", "top-k", "option", "device", "no out"),
     ],
 )

@@ -1,12 +1,14 @@
+import math
+
 import pytest
 import torch
 
 import expcam
-from expcam.explain.backgrounds import evaluation_backgrounds
-from expcam.explain.metrics import keeps, level_set, smallest_level, verify
+from expcam.explain.backgrounds import DRAWS, evaluation_backgrounds, evaluation_draws
+from expcam.explain.metrics import clopper_pearson, keeps, level_set, smallest_level, verify
 from tests.helpers import red_square
 
-RED = 1
+RED, BLUE = 1, 2
 
 
 def square() -> torch.Tensor:
@@ -48,7 +50,31 @@ def test_the_smallest_level_is_the_first_that_holds(detector: expcam.Classifier)
     # 16 pixels give a logit of 2, a tie that argmax gives to `nothing`; 2 % is the first level
     # with more of them.
     assert level.area == 0.02
-    assert level.tried == 4
-    nowhere = smallest_level(detector, x, x[0], grey, RED, allowed=~square())
+    assert level.holds
+    nowhere = smallest_level(detector, x, x[0], grey, BLUE)
     assert nowhere.area == 1.0
-    assert not (nowhere.mask & square()).any()
+    assert not nowhere.holds
+
+
+def test_a_level_set_stays_where_it_may_lie() -> None:
+    attribution = torch.arange(100.0).view(10, 10)
+    allowed = torch.zeros(10, 10, dtype=torch.bool)
+    allowed[0] = True
+    assert torch.equal(level_set(attribution, 0.05, allowed).nonzero()[:, 1], torch.arange(5, 10))
+    assert torch.equal(level_set(attribution, 0.5, allowed), allowed)
+
+
+def test_clopper_pearson_against_values_worked_out_by_hand() -> None:
+    # All of n: the bound b has bⁿ = 0.05. None of n: nothing is known. One of two: (1 - b)² = 0.95.
+    assert clopper_pearson(32, 32) == pytest.approx(0.05 ** (1 / 32))
+    assert clopper_pearson(0, 32) == 0
+    assert clopper_pearson(1, 2) == pytest.approx(1 - math.sqrt(0.95))
+
+
+def test_the_draws_are_none_of_the_eight_and_repeat_with_the_seed() -> None:
+    x = red_square()
+    draws = evaluation_draws(x, 3)
+    assert len(draws) == DRAWS
+    assert torch.equal(draws, evaluation_draws(x, 3))
+    assert not any(torch.equal(a, b) for a in draws for b in evaluation_backgrounds(x, 3))
+    assert len(torch.unique(draws.flatten(1), dim=0)) == DRAWS

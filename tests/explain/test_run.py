@@ -6,6 +6,7 @@ import torch
 
 import expcam
 from expcam.errors import ImageError, OptionError, TargetError
+from expcam.explain.objectives import OBJECTIVES
 from tests.explain.test_taps import hooks
 from tests.helpers import EXAMPLES, red_square
 
@@ -50,6 +51,115 @@ def test_several_images_each_as_alone(detector: expcam.Classifier) -> None:
     assert np.array_equal(both[1].mask, alone.mask)
 
 
+def test_masks_of_a_batch_are_those_of_one_by_one(bundled: expcam.Classifier) -> None:
+    photos = [EXAMPLES / "cat.jpg", EXAMPLES / "coffee.jpg"]
+    together = expcam.explain_images(bundled, photos)
+    for photo, each in zip(photos, together, strict=True):
+        alone = expcam.explain_image(bundled, photo)
+        overlap = (each.mask & alone.mask).sum() / (each.mask | alone.mask).sum()
+        assert overlap > 0.9
+        assert each.cost == pytest.approx(alone.cost, rel=0.05)
+
+
+def test_images_of_several_sizes_are_solved_size_by_size(detector: expcam.Classifier) -> None:
+    wide = torch.cat([red_square(), torch.zeros(3, 32, 8)], 2)
+    found = expcam.explain_images(detector, [red_square(), wide, red_square()])
+    assert [each.mask.shape for each in found] == [(32, 32), (32, 40), (32, 32)]
+    assert np.array_equal(found[0].mask, found[2].mask)
+
+
+def test_the_chunk_is_halved_when_memory_runs_out(detector: expcam.Classifier) -> None:
+    images = [red_square().roll(shift, 1) for shift in range(4)]
+    expected = expcam.explain_images(detector, images, chunk=1)
+    sizes: list[int] = []
+
+    def limited(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if torch.is_grad_enabled():
+            sizes.append(len(inputs[0]))
+            if len(inputs[0]) > 2:
+                raise torch.OutOfMemoryError("out of memory")
+
+    handle = detector.module.register_forward_pre_hook(limited)
+    found = expcam.explain_images(detector, images, chunk=4)
+    handle.remove()
+    assert max(sizes) == 4
+    assert 2 in sizes
+    for each, alone in zip(found, expected, strict=True):
+        assert np.array_equal(each.mask, alone.mask)
+
+
+def test_other_errors_are_not_taken_for_memory(detector: expcam.Classifier) -> None:
+    def broken(_module: torch.nn.Module, _inputs: object) -> None:
+        raise RuntimeError("something else")
+
+    with detector.module.register_forward_pre_hook(broken), pytest.raises(RuntimeError):
+        expcam.explain_images(detector, [red_square()] * 2)
+
+
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+def test_the_passes_are_all_counted(detector: expcam.Classifier, objective: str) -> None:
+    forward, backward = 0, 0
+
+    def hook(_module: torch.nn.Module, inputs: tuple[torch.Tensor], logits: torch.Tensor) -> None:
+        nonlocal forward
+        forward += len(inputs[0])
+        if logits.requires_grad:
+            logits.register_hook(add)
+
+    def add(gradient: torch.Tensor) -> None:
+        nonlocal backward
+        backward += len(gradient)
+
+    with detector.module.register_forward_hook(hook):
+        explanation = expcam.explain_image(detector, red_square(), objective=objective)
+    assert explanation.cost == pytest.approx((forward + 2 * backward) / 3)
+    assert explanation.holds
+
+
+def test_objectives_in_order_of_what_they_ask(detector: expcam.Classifier) -> None:
+    found = {
+        objective: expcam.explain_image(detector, red_square(), objective=objective)
+        for objective in OBJECTIVES
+    }
+    # 16 of the 64 red pixels are just enough, and without 48 of them too few are left.
+    assert 16 < found["sufficient"].mask.sum() <= 24
+    assert 48 <= found["necessary"].mask.sum() <= 56
+    assert found["necessary"].necessary
+    assert not found["sufficient"].necessary
+    assert found["both"].kept
+    assert found["both"].necessary
+    assert found["robust"].robustness == 1
+    assert found["robust"].draws_kept > 0.9 * found["robust"].draws
+    assert found["robust"].bound < found["robust"].draws_kept / found["robust"].draws
+
+
+def test_an_exact_area(detector: expcam.Classifier) -> None:
+    best = expcam.explain_image(detector, red_square(), area=0.03)
+    assert best.mask.sum() == round(0.03 * 32 * 32)
+    assert best.cell == 0
+    assert best.kept
+    red = (red_square()[0] > 0).numpy()
+    assert (best.mask & red).sum() / best.mask.sum() > 0.9
+    hopeless = expcam.explain_image(detector, red_square(), area=0.005)
+    assert hopeless.mask.sum() == 5
+    assert not hopeless.kept
+    assert not hopeless.holds
+
+
+def test_why_this_class_rather_than_that(detector: expcam.Classifier) -> None:
+    x = red_square()
+    x[2, 20:28, 4:12] = 1
+    versus = expcam.explain_image(detector, x, target="red", contrast="blue")
+    assert (versus.label_name, versus.contrast) == ("red", 2)
+    assert versus.kept
+    # Against blue alone a few red pixels do; `nothing` need not be beaten.
+    assert versus.mask.sum() < 16
+    table = expcam.compare(detector, versus, ["disc"]).set_index("method")
+    assert table.loc["expcam", "area_kept"] <= versus.area
+    with pytest.raises(TargetError, match="class `red` cannot be compared to itself"):
+        expcam.explain_image(detector, x, contrast="red")
+
+
 def test_a_bad_image_costs_no_work(detector: expcam.Classifier, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no such file"):
         expcam.explain_images(
@@ -73,6 +183,15 @@ def test_bad_options(detector: expcam.Classifier) -> None:
         expcam.explain_images(detector, [])
     with pytest.raises(OptionError, match="unknown recipe `magic`; there are: constrained"):
         expcam.explain_image(detector, red_square(), recipe="magic")
+    with pytest.raises(OptionError, match="unknown objective `best`; there are: robust"):
+        expcam.explain_image(detector, red_square(), objective="best")
+    for area in (0.0, -0.1, 1.01, float("nan")):
+        with pytest.raises(OptionError, match="is out of range"):
+            expcam.explain_image(detector, red_square(), area=area)
+    with pytest.raises(OptionError, match="its own objective"):
+        expcam.explain_image(detector, red_square(), recipe="paper", area=0.1)
+    with pytest.raises(OptionError, match="chunk 0"):
+        expcam.explain_images(detector, [red_square()], chunk=0)
     with pytest.raises(OptionError, match="seed -1 is out of range"):
         expcam.explain_image(detector, red_square(), seed=-1)
     with pytest.raises(TargetError, match="unknown class `green`"):

@@ -28,7 +28,7 @@ def test_hooks_go_also_after_an_exception(detector: expcam.Classifier) -> None:
         detector.module(torch.zeros(1, 5, 8, 8))
     assert hooks(detector.module) == 0
     with pytest.raises(RuntimeError):
-        stage_outputs(detector.module, torch.zeros(5, 8, 8))
+        stage_outputs(detector, torch.zeros(5, 8, 8))
     assert hooks(detector.module) == 0
 
 
@@ -43,14 +43,16 @@ def test_an_unknown_layer_is_named_with_those_there_are(detector: expcam.Classif
 
 
 def test_stages_of_a_resnet_are_the_published_taps() -> None:
-    resnet = expcam.load_classifier("resnet18", None, device="cpu").module
-    x = torch.zeros(3, 64, 64)
-    assert stage_outputs(resnet, x) == ["relu", "layer1", "layer2", "layer3", "layer4"]
+    resnet = expcam.load_classifier("resnet18", None, device="cpu")
+    logits, outputs = stage_outputs(resnet, torch.zeros(3, 64, 64))
+    assert list(outputs) == ["relu", "layer1", "layer2", "layer3", "layer4"]
+    assert logits.shape == (1000,)
+    assert outputs["layer4"].shape == (1, 512, 2, 2)
 
 
 def test_a_transformer_gives_a_tap_per_quarter() -> None:
-    vit = expcam.load_classifier("vit_b_32", None, device="cpu").module
-    taps = stage_outputs(vit, torch.zeros(3, 224, 224))
+    vit = expcam.load_classifier("vit_b_32", None, device="cpu")
+    _, taps = stage_outputs(vit, torch.zeros(3, 224, 224))
     assert len(taps) >= 4
     assert any(name.startswith("encoder.layers.encoder_layer_11") or "ln" in name for name in taps)
 
@@ -59,5 +61,6 @@ def test_real_squeezenet(shared: Path) -> None:
     squeezenet = expcam.load_classifier(
         "squeezenet1_0", shared / "models/squeezenet1_0.safetensors", device="cpu"
     )
-    taps = stage_outputs(squeezenet.module, torch.zeros(3, 224, 224))
-    assert taps[-1] == "classifier.0"
+    for classifier in (squeezenet, squeezenet.between(1, 2)):
+        _, taps = stage_outputs(classifier, torch.zeros(3, 224, 224))
+        assert list(taps)[-1] == "classifier.0"

@@ -1,5 +1,6 @@
 """A frozen classifier with its transform and its labels."""
 
+import copy
 import difflib
 import math
 import re
@@ -76,6 +77,7 @@ class Classifier:
         self.name = name
         self.mean = tuple(mean or (preset.mean if preset else IMAGENET_MEAN))
         self.std = tuple(std or (preset.std if preset else IMAGENET_STD))
+        self._pair: tuple[int, int] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -145,7 +147,20 @@ class Classifier:
             )
         if not torch.isfinite(output).all():
             raise ClassifierError(f"classifier `{self.name}` gives NaN or infinite logits")
+        if self._pair is not None:
+            lead = output[:, self._pair[0]] - output[:, self._pair[1]]
+            output = torch.stack([lead, torch.zeros_like(lead)], 1)
         return output
+
+    def between(self, first: int, second: int) -> "Classifier":
+        """The same classifier when it has only two classes to choose from.
+
+        Its `logits` are how far the first class leads the second, and 0: the softmax of the two
+        classes' own logits is the same, and a gradient explains the difference.
+        """
+        pair = copy.copy(self)
+        pair._pair = (first, second)
+        return pair
 
     def label_name(self, label: int) -> str:
         """The readable name of a class index."""

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
+from expcam.explain.objectives import EVALUATION
+
 Background = Callable[[Tensor, torch.Generator], Tensor]
 """Maps an image ``(3, H, W)`` and a source of random numbers to a background of the same shape."""
 
@@ -38,10 +40,8 @@ BACKGROUNDS: dict[str, Background] = {
     "normal": normal,
     "uniform": uniform,
 }
-PUBLISHED: Sequence[str] = ("zero", "normal", "uniform")
-"""The backgrounds of the published abductive constraint."""
-EVALUATION: Sequence[str] = ("zero", "blur", *["normal"] * 3, *["uniform"] * 3)
-"""The eight backgrounds on which a robust mask keeps the label."""
+DRAWS = 32
+"""Independent backgrounds behind the statistical statement on a mask."""
 
 SEEDS = 2**31
 """Seeds lie below this; a generator looks at 32 bits, and the upper half is for evaluation."""
@@ -59,4 +59,18 @@ def training_rng(seed: int) -> torch.Generator:
 
 def evaluation_backgrounds(x: Tensor, seed: int) -> Tensor:
     """The eight evaluation backgrounds ``(8, 3, H, W)``, from a seed that no training uses."""
-    return draw(EVALUATION, x, torch.Generator().manual_seed(SEEDS + seed))
+    return draw(EVALUATION, x, _evaluation_rng(seed))
+
+
+def evaluation_draws(x: Tensor, seed: int) -> Tensor:
+    """Independent backgrounds, half N(0, 1) and half U(-1, 1): ``(DRAWS, 3, H, W)``.
+
+    They come from a seed that no training uses, and are none of the eight.
+    """
+    rng = _evaluation_rng(seed)
+    draw(EVALUATION, x, rng)
+    return draw(["normal", "uniform"] * (DRAWS // 2), x, rng)
+
+
+def _evaluation_rng(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(SEEDS + seed)

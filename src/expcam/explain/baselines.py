@@ -5,7 +5,7 @@ Importing this module is cheap: torch and captum are loaded when a method runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,21 +41,42 @@ def gradcam(classifier: Classifier, x: Tensor, label: int) -> Tensor:
     Raises:
         ClassifierError: The classifier has no feature map behind its first layers.
     """
+    import torch
+
+    from expcam.classifier.frozen import frozen
+    from expcam.explain.taps import stage_outputs
+
+    with frozen(classifier.module), torch.inference_mode():
+        _, outputs = stage_outputs(classifier, x)
+    return gradcam_at(classifier, x, label, outputs)
+
+
+def gradcam_at(
+    classifier: Classifier, x: Tensor, label: int, stages: Mapping[str, Tensor]
+) -> Tensor:
+    """Grad-CAM at the last of the classifier's stages; one forward and one backward pass.
+
+    Args:
+        classifier: The classifier.
+        x: Normalised image ``(3, H, W)``.
+        label: Class index.
+        stages: Module outputs by name, as `stage_outputs` gives them.
+
+    Raises:
+        ClassifierError: The last stage is no feature map.
+    """
     from captum.attr import LayerAttribution, LayerGradCam
 
     from expcam.classifier.frozen import frozen
-    from expcam.explain.taps import stage_outputs, tapped
 
+    last = list(stages)[-1] if stages else ""
+    if not last or stages[last].ndim != 4:
+        raise ClassifierError(
+            f"Grad-CAM needs a convolutional feature map; classifier `{classifier.name}` "
+            "has none behind its first layers"
+        )
     with frozen(classifier.module) as module:
-        last = stage_outputs(module, x)[-1:]
-        with tapped(module, last) as outputs:
-            module(x[None])
-        if not outputs or outputs[last[0]].ndim != 4:
-            raise ClassifierError(
-                f"Grad-CAM needs a convolutional feature map; classifier `{classifier.name}` "
-                "has none behind its first layers"
-            )
-        method = LayerGradCam(module, module.get_submodule(last[0]))
+        method = LayerGradCam(classifier.logits, module.get_submodule(last))
         cam = method.attribute(x[None].clone().requires_grad_(), target=label).detach()
         upsampled: Tensor = LayerAttribution.interpolate(cam, tuple(x.shape[-2:]), "bilinear")
     return upsampled[0, 0]
@@ -72,8 +93,8 @@ def integrated_gradients(classifier: Classifier, x: Tensor, label: int) -> Tenso
 
     from expcam.classifier.frozen import frozen
 
-    with frozen(classifier.module) as module:
-        signed = IntegratedGradients(module).attribute(
+    with frozen(classifier.module):
+        signed = IntegratedGradients(classifier.logits).attribute(
             x[None], target=label, n_steps=IG_STEPS, internal_batch_size=8
         )
     summed = signed.detach().float().abs().sum(1, keepdim=True)
@@ -87,8 +108,8 @@ def occlusion(classifier: Classifier, x: Tensor, label: int) -> Tensor:
     from expcam.classifier.frozen import frozen
 
     patch = max(1, min(x.shape[-2:]) // 8)
-    with frozen(classifier.module) as module:
-        drop: Tensor = Occlusion(module).attribute(
+    with frozen(classifier.module):
+        drop: Tensor = Occlusion(classifier.logits).attribute(
             x[None],
             sliding_window_shapes=(3, patch, patch),
             strides=(3, max(1, patch // 2), max(1, patch // 2)),

@@ -53,6 +53,8 @@ def compare(
     check_methods(methods)
     x = torch.from_numpy(explanation.input).to(classifier.device)
     label = explanation.label
+    if explanation.contrast is not None:
+        classifier, label = classifier.between(label, explanation.contrast), 0
     backgrounds = evaluation_backgrounds(x, explanation.seed)
     rows = []
     with frozen(classifier.module):

@@ -9,9 +9,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from expcam.errors import FileFormatError
+from expcam.explain.objectives import OBJECTIVES
 from expcam.files import written_whole
 
-FORMAT = "expcam-explanation/1"
+FORMAT = "expcam-explanation/2"
 MEAN_COLOUR = (124, 116, 104)
 """ImageNet's, which is 0 after its normalisation."""
 _ARRAYS = ("mask", "probability", "image", "photo", "input")
@@ -37,8 +38,21 @@ class Explanation:
         kept: Whether the explanation, on the mean colour, has the label.
         robustness: Share of eight backgrounds, unseen in training, on which it has.
         necessary: Whether the image without the mask's pixels loses the label.
-        seconds: Time the mask took.
-        cost: Work in forward and backward passes of the classifier on one image.
+        draws: Further backgrounds tried, unseen in training and independent: half N(0, 1), half
+            U(-1, 1) noise in normalised space.
+        draws_kept: On how many of them the label is kept.
+        bound: One-sided Clopper-Pearson lower bound, at 95 %, of the probability that the label
+            is kept on such a background.
+        cell: Side in pixels of the blocks at which the mask is locally minimal: no block that it
+            touches and no connected piece of it can be dropped without losing, on the solver's
+            own backgrounds, what was asked for. 0 where nothing of the kind is claimed.
+        seconds: Time the mask took; of several images solved together, an equal share.
+        cost: Work in forward and backward passes of the classifier on one image, all included;
+            a forward pass alone counts a third.
+        objective: What was asked for, a key of `OBJECTIVES`.
+        contrast: Index of the class to which ``label`` was compared, if to one alone: it then
+            counts as kept where its logit is higher than that one's.
+        contrast_name: Its name; empty when there is none.
         classifier: Name of the classifier.
         recipe: Name of the recipe.
         seed: Seed of the solver.
@@ -58,12 +72,25 @@ class Explanation:
     kept: bool
     robustness: float
     necessary: bool
+    draws: int
+    draws_kept: int
+    bound: float
+    cell: int
     seconds: float
     cost: float
+    objective: str
+    contrast: int | None
+    contrast_name: str
     classifier: str
     recipe: str
     seed: int
     source: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the mask does what was asked for, on the mean colour."""
+        asked = OBJECTIVES[self.objective]
+        return (self.kept or not asked.checks) and (self.necessary or not asked.removal)
 
     def masked_image(self, outside: tuple[int, int, int] = MEAN_COLOUR) -> Image.Image:
         """The explanation as a picture; removed pixels have the colour ``outside``.

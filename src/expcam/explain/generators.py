@@ -10,6 +10,10 @@ GRID = 28
 """Cells a side of a coarse mask: 8 pixels each on an image of 224, fewer cells on a small one."""
 
 
+FIT_STEPS = 60
+FIT_RATE = 3e-3
+
+
 def grid_for(x: Tensor) -> int:
     """Cells a side for an image ``(3, H, W)``: at least 4 pixels each."""
     return max(4, min(GRID, min(x.shape[-2:]) // 4))
@@ -94,6 +98,41 @@ GENERATORS: dict[str, Callable[[Tensor], nn.Module]] = {
     "unet": lambda x: UNet(),
 }
 """Each builds, for an image ``(3, H, W)``, a module that maps it to mask logits ``(H, W)``."""
+
+
+def fitted(name: str, x: Tensor, guess: Tensor, seed: int) -> nn.Module:
+    """A generator of `GENERATORS` whose logits are a first guess.
+
+    Filters are fitted to it; residual logits hold what the filters miss.
+
+    Args:
+        name: A key of `GENERATORS`.
+        x: Normalised image ``(3, H, W)``.
+        guess: Logits ``(H, W)``.
+        seed: Of the filters' initial values.
+    """
+    generator = seeded(name, x, seed)
+    shared = [p for key, p in generator.named_parameters() if key != "residual"]
+    if shared:
+        optimizer = torch.optim.Adam(shared, lr=FIT_RATE)
+        for _ in range(FIT_STEPS):
+            optimizer.zero_grad()
+            F.mse_loss(generator(x), guess).backward()
+            optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        rest = (guess - generator(x))[None, None]
+        for key, grid in generator.named_parameters():
+            if key == "residual":
+                grid.add_(F.adaptive_avg_pool2d(rest, (grid.shape[-2], grid.shape[-1])))
+    return generator
+
+
+def seeded(name: str, x: Tensor, seed: int) -> nn.Module:
+    """A generator of `GENERATORS` for an image ``(3, H, W)``, its initial values from a seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return GENERATORS[name](x).to(x.device)
 
 
 def _double(cin: int, cout: int) -> nn.Sequential:

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import torch
+from scipy.special import betaincinv
 from torch import Tensor
 
 from expcam.classifier.model import Classifier
-from expcam.explain.backgrounds import evaluation_backgrounds
+from expcam.explain.backgrounds import evaluation_backgrounds, evaluation_draws
 
 BATCH = 32
 LEVELS = (
@@ -26,6 +27,9 @@ class Verification:
         robustness: Share of the eight held-out evaluation backgrounds on which it has.
         necessary: Whether the image without the mask's pixels loses the label.
         confidence: Probability of the label on the zero background.
+        draws: Independent backgrounds tried beyond those eight.
+        draws_kept: On how many of them the label is kept.
+        passes: Forward passes that the verification took.
     """
 
     area: float
@@ -33,6 +37,9 @@ class Verification:
     robustness: float
     necessary: bool
     confidence: float
+    draws: int
+    draws_kept: int
+    passes: int
 
 
 @torch.inference_mode()
@@ -67,16 +74,33 @@ def verify(
     classifier: Classifier, x: Tensor, mask: Tensor, label: int, seed: int = 0
 ) -> Verification:
     """Check a hard mask ``(H, W)`` against the contract of an explanation."""
-    backgrounds = evaluation_backgrounds(x, seed)
-    logits = predictions(classifier, x, mask[None], backgrounds)[0]
-    without = predictions(classifier, x, ~mask[None], backgrounds[:1])[0]
+    eight, more = evaluation_backgrounds(x, seed), evaluation_draws(x, seed)
+    logits = predictions(classifier, x, mask[None], torch.cat([eight, more]))[0]
+    without = predictions(classifier, x, ~mask[None], eight[:1])[0]
+    held = logits.argmax(-1) == label
     return Verification(
         area=float(mask.float().mean()),
-        kept=int(logits[0].argmax()) == label,
-        robustness=float((logits.argmax(-1) == label).float().mean()),
+        kept=bool(held[0]),
+        robustness=float(held[: len(eight)].float().mean()),
         necessary=int(without[0].argmax()) != label,
         confidence=float(logits[0].softmax(-1)[label]),
+        draws=len(more),
+        draws_kept=int(held[len(eight) :].sum()),
+        passes=len(logits) + 1,
     )
+
+
+def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> float:
+    """One-sided lower confidence bound of a probability (Clopper and Pearson, 1934).
+
+    Args:
+        successes: How many of the independent trials succeeded.
+        trials: How many there were.
+        level: Confidence.
+    """
+    if successes == 0:
+        return 0.0
+    return float(betaincinv(successes, trials - successes + 1, 1 - level))
 
 
 @dataclass(frozen=True)
@@ -86,22 +110,26 @@ class Level:
     Attributes:
         area: Share of pixels; 1.0 when only the whole image keeps the label.
         mask: Boolean ``(H, W)``.
-        tried: How many of `LEVELS` were tried.
         holds: Whether the label holds; false where not even the largest level keeps it.
     """
 
     area: float
     mask: Tensor
-    tried: int
     holds: bool
 
 
-def level_set(attribution: Tensor, area: float) -> Tensor:
-    """The mask ``(H, W)`` of the share ``area`` of pixels with the highest attribution."""
+def level_set(attribution: Tensor, area: float, allowed: Tensor | None = None) -> Tensor:
+    """The mask ``(H, W)`` of the share ``area`` of pixels with the highest attribution.
+
+    Pixels outside ``allowed`` are never kept; where it is smaller than ``area``, so is the mask.
+    """
+    if allowed is not None:
+        attribution = attribution.masked_fill(~allowed, -torch.inf)
     count = max(1, min(attribution.numel(), round(area * attribution.numel())))
     mask = torch.zeros(attribution.numel(), dtype=torch.bool, device=attribution.device)
     mask[attribution.flatten().topk(count).indices] = True
-    return mask.view(attribution.shape)
+    mask = mask.view(attribution.shape)
+    return mask if allowed is None else mask & allowed
 
 
 def smallest_level(
@@ -110,7 +138,6 @@ def smallest_level(
     attribution: Tensor,
     backgrounds: Tensor,
     label: int,
-    allowed: Tensor | None = None,
 ) -> Level:
     """Cut an attribution at growing `LEVELS` until the label holds.
 
@@ -120,21 +147,15 @@ def smallest_level(
         attribution: ``(H, W)``; higher means more important.
         backgrounds: The label must hold on all of them, ``(k, 3, H, W)``.
         label: Class index.
-        allowed: Boolean ``(H, W)``; pixels that may be kept. None for all.
     """
-    if allowed is not None:
-        attribution = attribution.masked_fill(~allowed, -torch.inf)
     mask = torch.ones_like(attribution, dtype=torch.bool)
-    for tried, area in enumerate(LEVELS, start=1):
+    for area in LEVELS:
         mask = level_set(attribution, area)
-        if allowed is not None:
-            mask = mask & allowed
         # Most levels fail on the first background already.
         if all(
             bool(keeps(classifier, x, mask[None], some, label).all())
             for some in (backgrounds[:1], backgrounds[1:])
             if len(some)
         ):
-            kept = area if allowed is None else float(mask.float().mean())
-            return Level(kept, mask, tried, holds=True)
-    return Level(1.0, mask, len(LEVELS), holds=False)
+            return Level(area, mask, holds=True)
+    return Level(1.0, mask, holds=False)

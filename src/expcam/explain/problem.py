@@ -1,17 +1,28 @@
 """One image, one class, one classifier: what every solver needs to know of them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from expcam.classifier.frozen import frozen
 from expcam.classifier.model import Classifier
-from expcam.errors import ClassifierError
-from expcam.explain.objective import Observation, Reference
+from expcam.errors import ClassifierError, TargetError
 from expcam.explain.taps import stage_outputs, tapped
+from expcam.explain.terms import Reference
+
+
+@dataclass
+class Passes:
+    """Passes of the classifier on one image, counted one by one."""
+
+    forward: int = 0
+    backward: int = 0
+
+    @property
+    def cost(self) -> float:
+        """In units of a forward and a backward pass; a forward pass alone counts a third."""
+        return (self.forward + 2 * self.backward) / 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,77 +30,115 @@ class Problem:
     """A mask to be found.
 
     Attributes:
-        classifier: Frozen while the problem is open.
+        classifier: Frozen by the caller; with a contrast it chooses between two classes only.
+        target: Index of the class to be explained, among all classes.
+        contrast: Index of the class that it is compared to; None for all.
         x: Normalised image ``(3, H, W)``.
         allowed: Boolean ``(H, W)``; pixels that the mask may keep.
         reference: What the classifier makes of the whole image.
+        passes: What was spent on this image so far.
     """
 
     classifier: Classifier
+    target: int
+    contrast: int | None
     x: Tensor
     allowed: Tensor
     reference: Reference
+    passes: Passes = field(default_factory=Passes)
 
     @property
     def label(self) -> int:
-        """The class to be explained."""
+        """Index of the class to be explained, among the classifier's logits."""
         return self.reference.label
 
-    def observe(self, probability: Tensor, masks: Tensor, backgrounds: Tensor) -> Observation:
-        """Run the classifier on composites, with gradient to the masks.
 
-        Args:
-            probability: Mask probabilities ``(H, W)``.
-            masks: One mask per background, ``(k, 1, H, W)``.
-            backgrounds: ``(k, 3, H, W)``, the first one zero.
-        """
-        composites = masks * self.x + (1 - masks) * backgrounds
-        with tapped(self.classifier.module, list(self.reference.activations)) as activations:
-            logits = self.classifier.logits(composites)
-        return Observation(
-            probability=probability,
-            logits=logits,
-            activations=activations,
-            reference=self.reference,
-        )
-
-
-@contextmanager
-def open_problem(
-    classifier: Classifier, x: Tensor, target: int | str | None, allowed: Tensor | None = None
-) -> Iterator[Problem]:
-    """Freeze the classifier, run it on the whole image once, and put everything back at the end.
+def pose(
+    classifier: Classifier,
+    x: Tensor,
+    target: int | str | None,
+    contrast: int | str | None = None,
+    allowed: Tensor | None = None,
+) -> Problem:
+    """Run a frozen classifier once on the whole image and say what is to be found.
 
     Args:
-        classifier: The classifier to explain.
+        classifier: The classifier to explain; inside `frozen`.
         x: Normalised image ``(3, H, W)``.
         target: Class to explain, by index or label; None for the predicted one.
+        contrast: The only other class to choose from, if not all.
         allowed: Boolean ``(H, W)``; pixels that the mask may keep. None for all.
 
     Raises:
         ClassifierError: The classifier gives no finite logits, or no gradient.
-        TargetError: No such class.
+        TargetError: No such class, or a class compared to itself.
     """
-    with frozen(classifier.module) as module:
-        names = stage_outputs(module, x)
-        with torch.enable_grad(), tapped(module, names) as activations:
-            logits = classifier.logits(x[None].clone().requires_grad_())[0]
-        if not logits.requires_grad:
-            raise ClassifierError(
-                f"classifier `{classifier.name}` passes no gradient to its input, "
-                "so no mask can be trained on it"
-            )
-        logits = logits.detach()
-        whole = {name: activation.detach() for name, activation in activations.items()}
-        label = (
-            int(logits.argmax()) if target is None else classifier.class_index(target, len(logits))
+    with torch.enable_grad():
+        logits, activations = stage_outputs(classifier, x.clone().requires_grad_())
+    if not logits.requires_grad:
+        raise ClassifierError(
+            f"classifier `{classifier.name}` passes no gradient to its input, "
+            "so no mask can be trained on it"
         )
-        yield Problem(
-            classifier=classifier,
-            x=x,
-            allowed=torch.ones_like(x[0], dtype=torch.bool) if allowed is None else allowed,
-            reference=Reference(logits=logits, activations=whole, label=label),
-        )
+    logits = logits.detach()
+    label = int(logits.argmax()) if target is None else classifier.class_index(target, len(logits))
+    against = None if contrast is None else classifier.class_index(contrast, len(logits))
+    if against == label:
+        raise TargetError(f"class `{classifier.label_name(label)}` cannot be compared to itself")
+    if against is not None:
+        logits = torch.stack([logits[label] - logits[against], torch.zeros_like(logits[label])])
+    return Problem(
+        classifier=classifier if against is None else classifier.between(label, against),
+        target=label,
+        contrast=against,
+        x=x,
+        allowed=torch.ones_like(x[0], dtype=torch.bool) if allowed is None else allowed,
+        reference=Reference(
+            logits=logits,
+            activations={name: each.detach() for name, each in activations.items()},
+            label=label if against is None else 0,
+        ),
+        passes=Passes(forward=1),
+    )
+
+
+@dataclass(frozen=True)
+class Response:
+    """What the classifier made of one problem's composites.
+
+    Attributes:
+        logits: ``(n, classes)``.
+        activations: Output of each tap, ``(n, …)``; empty where none was asked for.
+    """
+
+    logits: Tensor
+    activations: dict[str, Tensor]
+
+
+def respond(
+    problems: Sequence[Problem], composites: Sequence[Tensor], *, taps: bool
+) -> list[Response]:
+    """Run the composites of several problems of one classifier as one batch, with gradient.
+
+    A forward and a backward pass is counted for each composite.
+
+    Args:
+        problems: Of the same classifier and image size.
+        composites: For each problem, ``(n, 3, H, W)``.
+        taps: Whether the activations are wanted.
+    """
+    classifier, counts = problems[0].classifier, [len(each) for each in composites]
+    names = list(problems[0].reference.activations) if taps else []
+    with tapped(classifier.module, names) as outputs:
+        logits = classifier.logits(torch.cat(list(composites)))
+    activations = {name: output.split(counts) for name, output in outputs.items()}
+    for problem, count in zip(problems, counts, strict=True):
+        problem.passes.forward += count
+        problem.passes.backward += count
+    return [
+        Response(rows, {name: parts[place] for name, parts in activations.items()})
+        for place, rows in enumerate(logits.split(counts))
+    ]
 
 
 def straight_through(probability: Tensor, hard: Tensor) -> Tensor:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import torch
 
 from expcam.explain import backgrounds as bg
-from expcam.explain.generators import GENERATORS
-from expcam.explain.objective import objective
-from expcam.explain.problem import Problem, straight_through
+from expcam.explain.generators import seeded
+from expcam.explain.objectives import PUBLISHED
+from expcam.explain.problem import Problem, respond, straight_through
 from expcam.explain.progress import Progress
 from expcam.explain.solver import Solution
+from expcam.explain.terms import Observation, objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class PublishedRecipe:
         ("tv", 500.0),
         ("rob", 100.0),
     )
-    backgrounds: Sequence[str] = bg.PUBLISHED
+    backgrounds: Sequence[str] = PUBLISHED
     steps: int = 880
     rate: float = 5e-5
 
@@ -51,20 +52,26 @@ def solve_published(
     """Minimise the fixed objective and return the last mask, whatever it keeps."""
     x = problem.x
     rng = bg.training_rng(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        generator = GENERATORS[recipe.generator](x).to(x.device)
+    generator = seeded(recipe.generator, x, seed)
     optimizer = torch.optim.Adam(generator.parameters(), lr=recipe.rate)
     for step in range(recipe.steps):
         probability = torch.sigmoid(generator(x)) * problem.allowed
         hard = (probability.detach() > 0.5).float()
         backgrounds = bg.draw(recipe.backgrounds, x, rng)
         masks = straight_through(probability, hard).expand(len(backgrounds), 1, -1, -1)
-        seen = problem.observe(probability, masks, backgrounds)
+        composites = masks * x + (1 - masks) * backgrounds
+        (response,) = respond([problem], [composites], taps=True)
+        seen = Observation(
+            probability=probability,
+            logits=response.logits,
+            removed=response.logits[:0],
+            activations=response.activations,
+            reference=problem.reference,
+        )
         optimizer.zero_grad()
         objective(seen, dict(recipe.weights)).backward()
         optimizer.step()
         progress("mask", step + 1, recipe.steps)
     with torch.no_grad():
         probability = torch.sigmoid(generator(x)) * problem.allowed
-    return Solution(probability > 0.5, probability, recipe.steps * len(recipe.backgrounds))
+    return Solution(probability > 0.5, probability, cell=0)

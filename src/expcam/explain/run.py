@@ -1,39 +1,30 @@
 """From an image to its explanation: the functions that users call."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from expcam.classifier.frozen import frozen
 from expcam.classifier.images import ImageSource
 from expcam.classifier.model import Classifier, Prepared
 from expcam.errors import OptionError
-from expcam.explain.backgrounds import SEEDS
 from expcam.explain.explanation import Explanation
-from expcam.explain.metrics import verify
-from expcam.explain.problem import Problem, open_problem
+from expcam.explain.metrics import clopper_pearson, verify
+from expcam.explain.objectives import DEFAULT_OBJECTIVE
+from expcam.explain.problem import pose
 from expcam.explain.progress import Progress, silent
-from expcam.explain.published import PublishedRecipe, solve_published
-from expcam.explain.solver import ConstrainedRecipe, Solution, solve_constrained
+from expcam.explain.recipes import DEFAULT_RECIPE, RECIPES, check_options
+from expcam.explain.solver import Task
 
-DEFAULT_RECIPE = "constrained"
 LARGEST_INSTANCE = 0.5
-RECIPES: dict[str, Callable[[Problem, int, Progress], Solution]] = {
-    "constrained": lambda problem, seed, progress: solve_constrained(
-        problem, ConstrainedRecipe(), seed, progress
-    ),
-    "free": lambda problem, seed, progress: solve_constrained(
-        problem, ConstrainedRecipe(generator="free"), seed, progress
-    ),
-    "paper": lambda problem, seed, progress: solve_published(
-        problem, PublishedRecipe(), seed, progress
-    ),
-}
-"""``constrained`` trains an autoencoder, ``free`` bare mask logits in the same loop, ``paper``
-is the published recipe with its fixed weights."""
+CHUNKS = {"cpu": 4}
+CHUNK = 32
+"""Images solved together: on a CPU a few fill the cores, and more only fill its memory."""
 
 
 def explain_image(
@@ -41,6 +32,9 @@ def explain_image(
     image: ImageSource | Tensor,
     *,
     target: int | str | None = None,
+    contrast: int | str | None = None,
+    objective: str = DEFAULT_OBJECTIVE,
+    area: float | None = None,
     recipe: str = DEFAULT_RECIPE,
     seed: int = 0,
     progress: Progress = silent,
@@ -51,18 +45,29 @@ def explain_image(
         classifier: The classifier; it is left as it was found.
         image: A path, PIL image, array (see `open_image`), or normalised tensor ``(3, H, W)``.
         target: Class to explain, by index or label; None for the predicted one.
+        contrast: A second class: explain why ``target`` rather than this one, as if the
+            classifier had only the two to choose from. None for all classes.
+        objective: What the mask must do, a key of `OBJECTIVES`: ``robust`` (keep the label on
+            any background), ``sufficient`` (on the mean colour), ``necessary`` (the label is lost
+            without its pixels), ``both`` (robust and necessary).
+        area: The share of pixels that the mask is to have, in (0, 1]: the best mask of that
+            size. None for the smallest mask that does what was asked.
         recipe: A key of `RECIPES`.
         seed: From 0 below 2³¹; the same seed gives the same mask on the same machine.
         progress: Called after each step.
 
     Returns:
-        The explanation, checked on the hard mask: look at ``kept`` before you rely on it.
+        The explanation, checked on the hard mask: look at ``holds`` before you rely on it.
 
     Raises:
         ImageError, TargetError, ClassifierError, OptionError: See their texts.
     """
-    check_options(recipe, seed)
-    return _explain(classifier, classifier.prepare(image), image, target, recipe, seed, progress)
+    task = Task(objective, area, seed)
+    check_options(recipe, task)
+    prepared = classifier.prepare(image)
+    return _solve(
+        classifier, [prepared], [_source(image)], target, contrast, recipe, task, progress
+    )[0]
 
 
 def explain_images(
@@ -70,25 +75,70 @@ def explain_images(
     images: Sequence[ImageSource | Tensor],
     *,
     target: int | str | None = None,
+    contrast: int | str | None = None,
+    objective: str = DEFAULT_OBJECTIVE,
+    area: float | None = None,
     recipe: str = DEFAULT_RECIPE,
     seed: int = 0,
+    chunk: int | None = None,
     progress: Progress = silent,
 ) -> list[Explanation]:
-    """Explain several images, each as `explain_image` would alone, with the same seed.
+    """Explain several images, solved together: they share the classifier's passes.
+
+    Each has its own generator, area and random numbers, and gets what `explain_image` would give
+    it alone with the same seed, to the rounding of the classifier's arithmetic in a larger batch.
 
     All images are read before the first is explained, so that a bad one costs no work.
 
+    Args:
+        classifier: The classifier; it is left as it was found.
+        images: See `explain_image`, as are the other arguments.
+        target: One class for all images; None for the predicted one of each.
+        contrast: See `explain_image`.
+        objective: See `explain_image`.
+        area: See `explain_image`.
+        recipe: A key of `RECIPES`.
+        seed: From 0 below 2³¹.
+        chunk: How many images are solved together at most; None for as many as suit the device.
+            It is halved whenever memory runs out.
+        progress: Called after each step.
+
     Raises:
-        OptionError: The list is empty.
+        OptionError: The list is empty, or see `explain_image`.
     """
-    check_options(recipe, seed)
+    task = Task(objective, area, seed)
+    check_options(recipe, task)
     if not images:
         raise OptionError("no images given")
+    if chunk is not None and chunk < 1:
+        raise OptionError(f"chunk {chunk} is out of range: at least 1")
     prepared = [classifier.prepare(image) for image in images]
-    return [
-        _explain(classifier, each, image, target, recipe, seed, progress)
-        for each, image in zip(prepared, images, strict=True)
-    ]
+    chunk = chunk or CHUNKS.get(classifier.device.type, CHUNK)
+    done: list[Explanation] = []
+    while len(done) < len(images):
+        # Images of one size only fit into one batch.
+        rest = prepared[len(done) :]
+        _, same_size = next(groupby(rest, lambda each: each.input.shape))
+        some = list(same_size)[:chunk]
+        sources = [_source(image) for image in images[len(done) :][: len(some)]]
+        try:
+            done += _solve(
+                classifier,
+                some,
+                sources,
+                target,
+                contrast,
+                recipe,
+                task,
+                _part_of(progress, len(done), len(some), len(images)),
+            )
+        except RuntimeError as error:
+            if len(some) == 1 or not _out_of_memory(error):
+                raise
+            chunk = len(some) // 2
+            if classifier.device.type == "cuda":
+                torch.cuda.empty_cache()
+    return done
 
 
 def explain_instances(
@@ -119,13 +169,22 @@ def explain_instances(
     Returns:
         At least one explanation; the first is that of `explain_image`.
     """
-    check_options(recipe, seed)
+    task = Task(DEFAULT_OBJECTIVE, None, seed)
+    check_options(recipe, task)
     prepared = classifier.prepare(image)
     found: list[Explanation] = []
     allowed = torch.ones_like(prepared.input[0], dtype=torch.bool)
     while len(found) < most:
-        each = _explain(
-            classifier, prepared, image, target, recipe, seed, progress, allowed.clone()
+        (each,) = _solve(
+            classifier,
+            [prepared],
+            [_source(image)],
+            target,
+            None,
+            recipe,
+            task,
+            progress,
+            allowed.clone(),
         )
         if found and not (each.kept and each.robustness >= 0.5 and each.area < LARGEST_INSTANCE):
             break
@@ -136,48 +195,80 @@ def explain_instances(
     return found
 
 
-def check_options(recipe: str, seed: int) -> None:
-    """Raise `OptionError` for an unknown recipe or a seed out of range."""
-    if recipe not in RECIPES:
-        raise OptionError(f"unknown recipe `{recipe}`; there are: {', '.join(RECIPES)}")
-    if not 0 <= seed < SEEDS:
-        raise OptionError(f"seed {seed} is out of range: from 0 to {SEEDS - 1}")
-
-
-def _explain(
+def _solve(
     classifier: Classifier,
-    prepared: Prepared,
-    image: ImageSource | Tensor,
+    prepared: Sequence[Prepared],
+    sources: Sequence[str],
     target: int | str | None,
+    contrast: int | str | None,
     recipe: str,
-    seed: int,
+    task: Task,
     progress: Progress,
     allowed: Tensor | None = None,
-) -> Explanation:
+) -> list[Explanation]:
+    """Explain images of one size in one batch."""
     start = time.monotonic()
-    x = prepared.input
-    with open_problem(classifier, x, target, allowed) as problem:
-        solution = RECIPES[recipe](problem, seed, progress)
-        found = verify(classifier, x, solution.mask, problem.label, seed)
-        confidence = float(problem.reference.logits.softmax(-1)[problem.label])
-    return Explanation(
-        mask=solution.mask.cpu().numpy(),
-        probability=solution.probability.cpu().numpy().astype(np.float32),
-        image=prepared.picture,
-        photo=prepared.photo,
-        input=x.cpu().numpy(),
-        label=problem.label,
-        label_name=classifier.label_name(problem.label),
-        confidence=confidence,
-        masked_confidence=found.confidence,
-        area=found.area,
-        kept=found.kept,
-        robustness=found.robustness,
-        necessary=found.necessary,
-        seconds=time.monotonic() - start,
-        cost=solution.cost,
-        classifier=classifier.name,
-        recipe=recipe,
-        seed=seed,
-        source=Path(image).name if isinstance(image, str | Path) else "",
-    )
+    with frozen(classifier.module):
+        problems = [pose(classifier, each.input, target, contrast, allowed) for each in prepared]
+        solutions = RECIPES[recipe](problems, task, progress)
+        verified = [
+            verify(problem.classifier, problem.x, solution.mask, problem.label, task.seed)
+            for problem, solution in zip(problems, solutions, strict=True)
+        ]
+    seconds = (time.monotonic() - start) / len(problems)
+    explanations = []
+    for problem, solution, found, each, source in zip(
+        problems, solutions, verified, prepared, sources, strict=True
+    ):
+        problem.passes.forward += found.passes
+        explanations.append(
+            Explanation(
+                mask=solution.mask.cpu().numpy(),
+                probability=solution.probability.cpu().numpy().astype(np.float32),
+                image=each.picture,
+                photo=each.photo,
+                input=each.input.cpu().numpy(),
+                label=problem.target,
+                label_name=classifier.label_name(problem.target),
+                confidence=float(problem.reference.logits.softmax(-1)[problem.label]),
+                masked_confidence=found.confidence,
+                area=found.area,
+                kept=found.kept,
+                robustness=found.robustness,
+                necessary=found.necessary,
+                draws=found.draws,
+                draws_kept=found.draws_kept,
+                bound=clopper_pearson(found.draws_kept, found.draws),
+                cell=solution.cell,
+                seconds=seconds,
+                cost=problem.passes.cost,
+                objective=task.objective,
+                contrast=problem.contrast,
+                contrast_name=(
+                    "" if problem.contrast is None else classifier.label_name(problem.contrast)
+                ),
+                classifier=classifier.name,
+                recipe=recipe,
+                seed=task.seed,
+                source=source,
+            )
+        )
+    return explanations
+
+
+def _source(image: ImageSource | Tensor) -> str:
+    return Path(image).name if isinstance(image, str | Path) else ""
+
+
+def _part_of(progress: Progress, before: int, now: int, images: int) -> Progress:
+    """The progress of one chunk as a part of the whole."""
+
+    def report(stage: str, done: int, total: int) -> None:
+        progress(stage, before * total + now * done, images * total)
+
+    return report
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    # On a CPU only the text tells.
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

@@ -1,46 +1,49 @@
 """The default solver: the smallest area under which the label holds, steered by constraint.
 
 A generator ranks the pixels; the mask is the best-ranked share ``area`` of them, so that no
-weight has to be tuned to make it small. While the label holds on all backgrounds of a step the
-area shrinks, when it fails the area grows again, and the smallest hard mask that passed a check
-on eight backgrounds is remembered throughout.
+weight has to be tuned to make it small. While the label holds the area shrinks, when it fails
+the area grows again. The smallest hard mask that passed a check on all backgrounds is remembered
+throughout, and in the end it is pruned.
 
-Where a mask ends it is soft at first and hardens as the training goes on. Straight-through
-gradients alone, taken at a hard mask, mislead at this point: what a pixel far from the mask's
-edge would do when it is switched on is not seen in a derivative taken where it is off.
+Each step looks at one background only, the next one in turn: many cheap steps rank the pixels
+better than few dear ones. Where a mask ends it is soft at first and hardens as the training goes
+on. Straight-through gradients alone, taken at a hard mask, mislead: what a pixel far from the
+mask's edge would do when it is switched on is not seen in a derivative taken where it is off.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from expcam.errors import ClassifierError
 from expcam.explain import backgrounds as bg
-from expcam.explain.baselines import centred_disc, gradcam
-from expcam.explain.generators import GENERATORS
-from expcam.explain.metrics import predictions, smallest_level
-from expcam.explain.objective import objective
-from expcam.explain.problem import Problem, straight_through
+from expcam.explain.baselines import centred_disc, gradcam_at
+from expcam.explain.checks import Check, leads
+from expcam.explain.generators import fitted
+from expcam.explain.metrics import LEVELS, level_set
+from expcam.explain.objectives import OBJECTIVES
+from expcam.explain.problem import Problem, Response, respond
 from expcam.explain.progress import Progress
+from expcam.explain.pruning import prune
+from expcam.explain.terms import Observation, objective
 
-FIT_STEPS = 60
-FIT_RATE = 3e-3
-MOMENTUM = 0.7
-FORWARD_COST = 1 / 3
-SHRINK, GROW = 0.92, 1.04
-WORTH_CHECKING = 0.85
-"""A candidate is checked when its area is below this share of the best one's."""
-LARGEST_START = 0.5
-"""Area to start from where the first guess holds only when it is larger."""
-ACCEPTABLE = 0.75
-"""Share of backgrounds that a mask must pass to be better than none."""
-CHECK_MARGIN = 0.3
-"""Logits by which the label must lead on the backgrounds of a check."""
-SOFTEST, HARDEST = 0.3, 0.05
-"""Width of the mask's edge, in standard deviations of the mask logits."""
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of a solver.
+
+    Attributes:
+        objective: A key of `OBJECTIVES`.
+        area: The share of pixels that the mask must have; None for as few as can be.
+        seed: The same seed gives the same mask on the same machine.
+    """
+
+    objective: str
+    area: float | None
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -50,21 +53,13 @@ class Solution:
     Attributes:
         mask: Boolean ``(H, W)``.
         probability: Float ``(H, W)`` in ``[0, 1]``; the mask is where it exceeds 0.5.
-        cost: Work done, in forward and backward passes of the classifier on one image (a
-            forward pass alone counts a third).
+        cell: Side in pixels of the blocks at which the mask is locally minimal; 0 where it was
+            not pruned.
     """
 
     mask: Tensor
     probability: Tensor
-    cost: float
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A mask that was checked: its area and its probabilities ``(H, W)``."""
-
-    area: float
-    probability: Tensor
+    cell: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,85 +68,252 @@ class ConstrainedRecipe:
 
     Attributes:
         generator: A key of `GENERATORS`.
-        weights: The terms of the objective; area and binarity are constraints here.
-        backgrounds: Names of the backgrounds of each step, zero first.
-        steps: Number of updates.
+        weights: Terms of the objective for what keeps the mask's pixels; area and binarity are
+            constraints here.
+        removal_weights: Terms for the image without them.
+        steps: Number of updates, at most.
+        patience: Stop when so many steps have found no better mask.
         shared_rate: Learning rate of the generator's filters (Adam).
-        residual_rate: Step of the residual logits along the gradient, normalised to unit RMS.
+        residual_rate: Step of the residual logits along the normalised gradient, in standard
+            deviations of the mask logits.
+        momentum: Of the residual logits.
+        softest: Width of the mask's edge at the first step, in standard deviations of the logits.
+        hardest: The same at the last step.
+        shrink: Factor on the area when the label held.
+        grow: Factor on the area when it failed.
+        gain: A mask is checked when its area is below this share of the best one's.
+        pause: Steps without a check after one that failed; the area grows meanwhile.
+        interval: Steps between checks where the area is given.
+        largest_start: Area to start from where the first guess holds only when it is larger:
+            its ranking is crude, and the area grows again where it must.
+        acceptable: Share of views that a mask must pass to be better than all pixels.
+        mixed_precision: Whether training steps run in bfloat16; None for yes on a GPU. Checks
+            never do.
     """
 
     generator: str = "autoencoder"
-    weights: tuple[tuple[str, float], ...] = (
-        ("ce", 1.0),
-        ("rob", 1.0),
-        ("kl", 0.1),
-        ("act", 0.02),
-        ("tv", 0.3),
-    )
-    backgrounds: Sequence[str] = bg.PUBLISHED
-    steps: int = 56
+    weights: tuple[tuple[str, float], ...] = (("hold", 1.0), ("tv", 0.3))
+    removal_weights: tuple[tuple[str, float], ...] = (("lose", 1.0), ("tv", 0.3))
+    steps: int = 120
+    patience: int = 60
     shared_rate: float = 5e-4
-    residual_rate: float = 0.1
+    residual_rate: float = 0.03
+    momentum: float = 0.7
+    softest: float = 0.3
+    hardest: float = 0.05
+    shrink: float = 0.95
+    grow: float = 1.03
+    gain: float = 0.85
+    pause: int = 3
+    interval: int = 10
+    largest_start: float = 0.2
+    acceptable: float = 0.75
+    mixed_precision: bool | None = None
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A mask that was checked.
+
+    Attributes:
+        area: Share of pixels.
+        ranks: Probabilities ``(H, W)`` that rank all pixels; the mask is where they exceed 0.5.
+        margin: What the check said; above 0 the mask holds.
+    """
+
+    area: float
+    ranks: Tensor
+    margin: float
 
 
 def solve_constrained(
-    problem: Problem, recipe: ConstrainedRecipe, seed: int, progress: Progress
-) -> Solution:
-    """Shrink the mask of ``problem`` while the label holds.
+    problems: Sequence[Problem], recipe: ConstrainedRecipe, task: Task, progress: Progress
+) -> list[Solution]:
+    """Shrink the masks of several problems while what is asked for holds.
 
-    Returns the smallest mask that passed the check on all eight backgrounds. If there is none
-    worth the name, the smallest that passed it on most of them; if not even that, all allowed
-    pixels.
+    The problems share passes of the classifier and nothing else: each has its own generator,
+    area and random numbers, as it would have alone.
+
+    Args:
+        problems: Of the same classifier and image size.
+        recipe: Settings.
+        task: What is asked for.
+        progress: Called after each step.
+
+    Returns:
+        For each problem the smallest mask that passed the check, pruned; with an exact area, the
+        best one of that area. Where no mask passed, the smallest that did on most views, and if
+        not even that, all allowed pixels.
     """
-    x, label = problem.x, problem.label
-    rng = bg.training_rng(seed)
-    check = bg.draw(bg.EVALUATION, x, rng)
-    guess = first_guess(problem)
-    generator, optimizers = _prepare(recipe, x, guess, seed)
-    largest = float(problem.allowed.float().mean())
-    first_check = check[::3]
-    start = smallest_level(problem.classifier, x, guess, first_check, label, problem.allowed)
-    area = min(start.area, largest, LARGEST_START)
-    best = fallback = _Candidate(area=1.0, probability=problem.allowed.float())
-    if _held(problem, start.mask, check) == 1:
-        best = _Candidate(start.area, project(guess, problem.allowed, start.area, 1.0))
-    cost = 1 + (start.tried * len(first_check) + len(check)) * FORWARD_COST
-
+    searches = [Search(problem, recipe, task) for problem in problems]
+    taps = any(name == "act" for name, _ in recipe.weights)
+    device = problems[0].x.device
+    mixed = device.type == "cuda" if recipe.mixed_precision is None else recipe.mixed_precision
     for step in range(recipe.steps):
-        width = SOFTEST * (HARDEST / SOFTEST) ** (step / recipe.steps)
-        logits = generator(x)
-        probability = project(logits, problem.allowed, area, width)
-        hard = (probability.detach() > 0.5).float()
-        backgrounds = bg.draw(recipe.backgrounds, x, rng)
-        # The explanation itself is seen hard, its variants soft (see the top of this file).
-        soft = probability.expand(len(backgrounds) - 1, -1, -1)
-        masks = torch.cat([straight_through(probability, hard)[None], soft])[:, None]
-        seen = problem.observe(probability, masks, backgrounds)
-        _update(objective(seen, dict(recipe.weights)), generator, optimizers)
-        cost += len(backgrounds)
-
-        held = bool((seen.logits.detach().argmax(-1) == label).all())
-        if held and area < WORTH_CHECKING * best.area:
-            share = _held(problem, hard.bool(), check)
-            cost += len(check) * FORWARD_COST
-            # As wide as the logits spread, so that the probabilities rank all pixels.
-            candidate = _Candidate(area, project(logits.detach(), problem.allowed, area, 1.0))
-            held = share == 1
-            if held:
-                best = candidate
-            elif share >= ACCEPTABLE and area < fallback.area:
-                fallback = candidate
-        area = max(area * SHRINK, 1 / x[0].numel()) if held else min(area * GROW, largest)
+        running = [search for search in searches if not search.finished]
+        if not running:
+            break
+        composites = [search.propose() for search in running]
+        half = torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext()
+        with half:
+            responses = respond([each.problem for each in running], composites, taps=taps)
+        losses = [
+            search.judge(response) for search, response in zip(running, responses, strict=True)
+        ]
+        torch.stack(losses).sum().backward()
+        for search in running:
+            search.learn()
         progress("mask", step + 1, recipe.steps)
-    if best.area > LARGEST_START and fallback.area < best.area:
-        best = fallback
-    return Solution(best.probability > 0.5, best.probability, cost)
+    progress("mask", recipe.steps, recipe.steps)
+    return [search.solution() for search in searches]
+
+
+class Search:
+    """The state of one problem in `solve_constrained`.
+
+    A step is `propose`, `judge` and, after the backward pass, `learn`.
+    """
+
+    def __init__(self, problem: Problem, recipe: ConstrainedRecipe, task: Task) -> None:
+        self.problem = problem
+        self.finished = False
+        self._recipe, self._budget = recipe, task.area
+        self._objective = OBJECTIVES[task.objective]
+        self._weights = {
+            **(dict(recipe.weights) if self._objective.training else {}),
+            **(dict(recipe.removal_weights) if self._objective.removal else {}),
+        }
+        self._rng = bg.training_rng(task.seed)
+        self._check = Check(problem, self._objective, self._rng)
+        guess = first_guess(problem)
+        self._generator = fitted(recipe.generator, problem.x, guess, task.seed)
+        self._optimizers = _optimizers(self._generator, recipe)
+        self._largest = float(problem.allowed.float().mean())
+        self._best = _Candidate(self._largest, problem.allowed.float(), -torch.inf)
+        self._leads: dict[str, float] = {}
+        self._step = self._paused_until = self._found_at = 0
+        self._area = min(task.area or self._start(guess), self._largest)
+
+    def propose(self) -> Tensor:
+        """The composites of the next step, ``(n, 3, H, W)``."""
+        x, recipe = self.problem.x, self._recipe
+        self._logits: Tensor = self._generator(x)
+        width = recipe.softest * (recipe.hardest / recipe.softest) ** (self._step / recipe.steps)
+        keep = self._probability = project(self._logits, self.problem.allowed, self._area, width)
+        self._views, composites = [], []
+        if self._objective.training:
+            name = self._objective.training[self._step % len(self._objective.training)]
+            self._views.append(name)
+            composites.append(keep * x + (1 - keep) * bg.BACKGROUNDS[name](x, self._rng))
+        if self._objective.removal:
+            self._views.append("removal")
+            composites.append((1 - keep) * x)
+        return torch.stack(composites)
+
+    def judge(self, response: Response) -> Tensor:
+        """The objective of this step."""
+        logits = response.logits.float()
+        kept = len(logits) - int(self._objective.removal)
+        lead = leads(logits.detach(), self.problem.label)
+        lead[kept:] *= -1
+        self._leads.update(zip(self._views, lead.tolist(), strict=True))
+        seen = Observation(
+            probability=self._probability,
+            logits=logits[:kept],
+            removed=logits[kept:],
+            activations={name: each[:kept] for name, each in response.activations.items()},
+            reference=self.problem.reference,
+        )
+        return objective(seen, self._weights)
+
+    def learn(self) -> None:
+        """Update the generator from its gradients, check the mask, choose the next area."""
+        recipe, step = self._recipe, self._step
+        self._update()
+        if self._budget is None:
+            # What the lead was when each view was last seen: the hardest view decides.
+            views = len(set(self._objective.training)) + self._objective.removal
+            held = len(self._leads) == views and min(self._leads.values()) > 0
+            held = held and step >= self._paused_until
+            if held and self._area < recipe.gain * self._best.area:
+                held = self._consider()
+            factor = recipe.shrink if held else recipe.grow
+            self._area = min(max(self._area * factor, 1 / self._logits.numel()), self._largest)
+            self.finished = step - self._found_at >= recipe.patience
+        elif step % recipe.interval == recipe.interval - 1:
+            self._consider()
+        self._step += 1
+
+    def solution(self) -> Solution:
+        """The best mask, pruned unless its area was given."""
+        best = self._best
+        if best.margin <= 0 and self._budget is None:
+            best = self._relaxed()
+        mask = best.ranks > 0.5
+        if best.margin <= 0 or self._budget is not None:
+            return Solution(mask, best.ranks, 0)
+        pruned = prune(mask, self._check)
+        ranks = torch.where(pruned.mask, best.ranks, best.ranks.clamp(max=0.5))
+        return Solution(pruned.mask, ranks, pruned.cell)
+
+    def _consider(self) -> bool:
+        """Check the present mask and remember it if it is the best; whether it holds."""
+        mask = self._probability.detach() > 0.5
+        exact = self._budget is not None
+        margin = float(self._check.margins(mask[None], all_views=exact))
+        if margin > (self._best.margin if exact else 0):
+            self._remember(self._logits.detach(), self._area, margin)
+        elif not exact:
+            self._paused_until = self._step + self._recipe.pause
+        return margin > 0
+
+    def _remember(self, logits: Tensor, area: float, margin: float) -> None:
+        # An edge as wide as the logits spread, so that the probabilities rank all pixels.
+        ranks = project(logits, self.problem.allowed, area, 1.0)
+        self._best, self._found_at = _Candidate(area, ranks, margin), self._step
+
+    def _start(self, guess: Tensor) -> float:
+        """Area to start from: of a level set of the first guess that holds, by halving."""
+        low, high = 0, len(LEVELS) - 1
+        while low < high:
+            middle = (low + high) // 2
+            mask = level_set(guess, LEVELS[middle], self.problem.allowed)
+            margin = float(self._check.margins(mask[None]))
+            if margin > 0:
+                self._remember(guess, LEVELS[middle], margin)
+                high = middle
+            else:
+                low = middle + 1
+        return min(LEVELS[low], self._recipe.largest_start)
+
+    def _relaxed(self) -> _Candidate:
+        """The smallest level set of the last logits that does what was asked on most views."""
+        logits = self._generator(self.problem.x).detach()
+        for area in (level for level in LEVELS if self._area <= level <= self._largest / 2):
+            ranks = project(logits, self.problem.allowed, area, 1.0)
+            if self._check.share(ranks > 0.5) >= self._recipe.acceptable:
+                return _Candidate(area, ranks, 0.0)
+        return self._best
+
+    def _update(self) -> None:
+        for name, parameter in self._generator.named_parameters():
+            if name == "residual" and parameter.grad is not None:
+                # One scale for all cells: Adam would move those that do not matter as far as
+                # those that do. In units of the spread, because only the ranking counts.
+                scale = parameter.grad.square().mean().sqrt() + 1e-12
+                parameter.grad *= self._logits.detach().std() / scale
+        for optimizer in self._optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
 
 
 def first_guess(problem: Problem) -> Tensor:
     """Where to start: Grad-CAM, or a centred disc where there is no feature map; ``(H, W)``."""
+    stages = problem.reference.activations
     try:
-        guess = gradcam(problem.classifier, problem.x, problem.label)
+        guess = gradcam_at(problem.classifier, problem.x, problem.label, stages)
+        problem.passes.forward += 1
+        problem.passes.backward += 1
     except ClassifierError:
         guess = centred_disc(problem.classifier, problem.x, problem.label)
     return (guess - guess.mean()) / (guess.std() + 1e-12)
@@ -174,58 +336,14 @@ def project(logits: Tensor, allowed: Tensor, area: float, width: float) -> Tenso
     return torch.sigmoid((logits - (inside + outside) / 2) / (width * spread)) * allowed
 
 
-def _prepare(
-    recipe: ConstrainedRecipe, x: Tensor, guess: Tensor, seed: int
-) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
-    """A generator whose logits are the first guess, and what updates its parameters."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        generator = GENERATORS[recipe.generator](x).to(x.device)
+def _optimizers(generator: nn.Module, recipe: ConstrainedRecipe) -> list[torch.optim.Optimizer]:
     shared = [p for name, p in generator.named_parameters() if name != "residual"]
     residual = [p for name, p in generator.named_parameters() if name == "residual"]
-    if shared:
-        fit = torch.optim.Adam(shared, lr=FIT_RATE)
-        for _ in range(FIT_STEPS):
-            fit.zero_grad()
-            F.mse_loss(generator(x), guess).backward()
-            fit.step()
-    with torch.no_grad():
-        for grid in residual:
-            rest = (guess - generator(x))[None, None]
-            grid.add_(F.adaptive_avg_pool2d(rest, (grid.shape[-2], grid.shape[-1])))
     optimizers: list[torch.optim.Optimizer] = []
     if shared:
         optimizers.append(torch.optim.Adam(shared, lr=recipe.shared_rate))
     if residual:
-        optimizers.append(torch.optim.SGD(residual, lr=recipe.residual_rate, momentum=MOMENTUM))
-    return generator, optimizers
-
-
-def _update(loss: Tensor, generator: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-    loss.backward()
-    for name, parameter in generator.named_parameters():
-        if name == "residual" and parameter.grad is not None:
-            # Adam would move cells that matter as far as cells that do not.
-            parameter.grad /= parameter.grad.square().mean().sqrt() + 1e-12
-    for optimizer in optimizers:
-        optimizer.step()
-
-
-def _held(problem: Problem, mask: Tensor, backgrounds: Tensor) -> float:
-    """Share of backgrounds on which the label leads clearly.
-
-    By `CHECK_MARGIN` logits, or by half of what it leads by on the whole image if that is less.
-    """
-    logits = predictions(problem.classifier, problem.x, mask[None], backgrounds)[0]
-    whole = float(_lead(problem.reference.logits[None], problem.label))
-    needed = max(0.0, min(CHECK_MARGIN, whole / 2))
-    return float((_lead(logits, problem.label) > needed).float().mean())
-
-
-def _lead(logits: Tensor, label: int) -> Tensor:
-    """Logits by which a class leads the best other one, ``(n,)``."""
-    others = logits.clone()
-    others[:, label] = -torch.inf
-    return logits[:, label] - others.amax(-1)
+        optimizers.append(
+            torch.optim.SGD(residual, lr=recipe.residual_rate, momentum=recipe.momentum)
+        )
+    return optimizers

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-import torch
 from torch import Tensor, nn
 
+from expcam.classifier.model import Classifier
 from expcam.errors import ClassifierError
 
 
@@ -48,32 +48,38 @@ def tapped(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor
         yield outputs
 
 
-@torch.inference_mode()
-def stage_outputs(module: nn.Module, x: Tensor) -> list[str]:
-    """Names of the modules that end a stage: the last output at each spatial size.
+def stage_outputs(classifier: Classifier, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Run one image; give its logits and the output of each module that ends a stage.
 
-    For a ResNet these are the published taps (``relu, layer1, layer2, layer3, layer4``). Outputs
-    of one pixel do not count, nor maps of the classes. A transformer without feature maps gives
-    the last of each quarter of the modules whose output has the shape of its tokens.
+    A stage ends with the last output at each spatial size. For a ResNet these are the published
+    taps (``relu, layer1, layer2, layer3, layer4``). Outputs of one pixel do not count, nor maps
+    of the classes. A transformer without feature maps gives the last of each quarter of the
+    modules whose output has the shape of its tokens.
 
     Args:
-        module: The classifier's module, in evaluation mode.
+        classifier: Its module is in evaluation mode.
         x: A normalised image ``(3, H, W)``.
+
+    Returns:
+        Logits ``(classes,)``, and outputs ``(1, …)`` by module name, from shallow to deep.
     """
-    finished: list[tuple[str, torch.Size]] = []
-    names = [name for name, _ in module.named_modules() if name]
-    with listening(module, names, lambda name, output: finished.append((name, output.shape))):
-        logits = module(x[None])
-    last: dict[tuple[int, ...], str] = {}
-    for name, shape in finished:
-        if len(shape) == 4 and min(shape[2:]) > 1 and shape[1] != logits.shape[1]:
+    module = classifier.module
+    finished: list[tuple[str, Tensor]] = []
+    names = [name for name, _ in module.named_modules()]
+    with listening(module, names, lambda name, output: finished.append((name, output))):
+        logits = classifier.logits(x[None])[0]
+    classes = finished[-1][1].shape[1]  # the module itself finishes last
+    last: dict[tuple[int, ...], tuple[str, Tensor]] = {}
+    for name, output in finished:
+        shape = output.shape
+        if len(shape) == 4 and min(shape[2:]) > 1 and shape[1] != classes:
             # The image's aspect, up to rounding: outputs with channels last have another.
             skew = abs(shape[2] * x.shape[2] - shape[3] * x.shape[1])
             if skew <= max(x.shape[1:]):
                 last.pop(tuple(shape[2:]), None)
-                last[tuple(shape[2:])] = name
+                last[tuple(shape[2:])] = (name, output)
     if len(last) >= 3:
-        return list(last.values())
-    tokens = [name for name, shape in finished if len(shape) == 3]
+        return logits, dict(last.values())
+    tokens = [(name, output) for name, output in finished if output.ndim == 3]
     quarter = max(1, len(tokens) // 4)
-    return [*last.values(), *tokens[quarter - 1 :: quarter]]
+    return logits, dict([*last.values(), *tokens[quarter - 1 :: quarter]])

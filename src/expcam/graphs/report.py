@@ -18,7 +18,7 @@ from expcam.explain.explanation import Explanation
 from expcam.files import written_whole
 from expcam.graphs.figures import circuit_figure
 from expcam.graphs.pictures import data_uri, heatmap, kept_pixels, outlined, removed_pixels
-from expcam.graphs.wording import share, verdict
+from expcam.graphs.wording import minimality, share, verdict
 
 _PLOTLY_CONFIG = {"displaylogo": False, "responsive": False, "modeBarButtonsToRemove": ["lasso2d"]}
 
@@ -84,6 +84,7 @@ def report_html(
     return environment.get_template("report.html").render(
         explanation=explanation,
         verdict=verdict(explanation),
+        minimality=minimality(explanation),
         pictures=[(title, note, data_uri(picture)) for title, note, picture in pictures],
         maps=[(title, note, data_uri(picture)) for title, note, picture in maps],
         instances=[(each, data_uri(outlined(each))) for each in instances],

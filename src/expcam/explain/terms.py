@@ -1,4 +1,6 @@
-"""The seven terms of the published objective, as functions of what one step observed.
+"""The terms of the objective, as functions of what one step observed.
+
+The first seven are the published ones, the last two state the constraints of our solver.
 
 Suhail, Anand, Sethi: *Activation Matching for Explanation Generation* (arXiv 2509.23051) and
 *EXP-CAM* (arXiv 2509.25686).
@@ -37,13 +39,15 @@ class Observation:
 
     Attributes:
         probability: Mask probabilities ``(H, W)``.
-        logits: ``(backgrounds, classes)``; the first row belongs to the zero background.
+        logits: ``(backgrounds, classes)``; the published recipe has the zero background first.
+        removed: The same for the image without the mask's pixels, ``(n, classes)``.
         activations: Output of each tap, ``(backgrounds, …)``.
         reference: The same for the whole image.
     """
 
     probability: Tensor
     logits: Tensor
+    removed: Tensor
     activations: Mapping[str, Tensor]
     reference: Reference
 
@@ -102,6 +106,18 @@ def robustness(seen: Observation) -> Tensor:
     return _divergence(seen.reference.logits, seen.logits)
 
 
+def holding(seen: Observation) -> Tensor:
+    """Mean over all backgrounds of the cross-entropy against the class."""
+    return -seen.logits.log_softmax(-1)[:, seen.reference.label].mean()
+
+
+def losing(seen: Observation) -> Tensor:
+    """``-log(1 - p)`` of the class's probability ``p`` on the image without the mask's pixels."""
+    others = seen.removed.clone()
+    others[:, seen.reference.label] = -torch.inf
+    return (seen.removed.logsumexp(-1) - others.logsumexp(-1)).mean()
+
+
 TERMS: dict[str, Callable[[Observation], Tensor]] = {
     "act": activation_matching,
     "ce": cross_entropy,
@@ -110,6 +126,8 @@ TERMS: dict[str, Callable[[Observation], Tensor]] = {
     "bin": binarity,
     "tv": total_variation,
     "rob": robustness,
+    "hold": holding,
+    "lose": losing,
 }
 
 

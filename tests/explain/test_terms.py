@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from expcam.explain.objective import TERMS, Observation, Reference, objective
+from expcam.explain.terms import TERMS, Observation, Reference, objective
 
 
 def observation(
@@ -12,10 +12,12 @@ def observation(
     whole: tuple[float, ...] = (0.0, 0.0),
     masked: tuple[tuple[float, ...], ...] = ((0.0, 0.0),),
     taps: tuple[tuple[Tensor, Tensor], ...] = (),
+    removed: tuple[tuple[float, ...], ...] = ((0.0, 0.0),),
 ) -> Observation:
     return Observation(
         probability=torch.full((2, 2), 0.5) if probability is None else probability,
         logits=torch.tensor(masked, dtype=torch.float64),
+        removed=torch.tensor(removed, dtype=torch.float64),
         activations={str(n): masked_tap for n, (_, masked_tap) in enumerate(taps)},
         reference=Reference(
             logits=torch.tensor(whole, dtype=torch.float64),
@@ -25,8 +27,15 @@ def observation(
     )
 
 
-def test_there_are_seven_terms() -> None:
-    assert list(TERMS) == ["act", "ce", "kl", "area", "bin", "tv", "rob"]
+def test_there_are_the_seven_published_terms_and_two_constraints() -> None:
+    assert list(TERMS) == ["act", "ce", "kl", "area", "bin", "tv", "rob", "hold", "lose"]
+
+
+def test_the_constraints() -> None:
+    # The label has probability 3/4 and 1/2 with the mask's pixels, 1/4 without them.
+    seen = observation(masked=((0.0, math.log(3)), (0.0, 0.0)), removed=((math.log(3), 0.0),))
+    assert float(TERMS["hold"](seen)) == pytest.approx(math.log(4 / 3) / 2 + math.log(2) / 2)
+    assert float(TERMS["lose"](seen)) == pytest.approx(-math.log(3 / 4))
 
 
 def test_cross_entropy_looks_at_the_explanation_alone() -> None:

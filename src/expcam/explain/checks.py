@@ -1,0 +1,102 @@
+"""Whether a hard mask does what was asked, on backgrounds fixed beforehand."""
+
+import torch
+from torch import Tensor
+
+from expcam.explain import backgrounds as bg
+from expcam.explain.objectives import Objective
+from expcam.explain.problem import Problem
+
+BATCH = 32
+MARGIN = 0.5
+"""Logits by which the label must lead on a background of a check.
+
+From one draw of noise to the next the lead of a small mask varies by 0.5 to 1 logits."""
+STAGES = (1, 2, 4)
+"""A check looks at so many views before the next ones; most masks that fail do so at once."""
+
+
+class Check:
+    """The property asked for, tried on hard masks: the hardest views first.
+
+    A view is a background for the mask's pixels, on which they must keep the label, or the
+    image without them, which must lose it.
+
+    Args:
+        problem: What the masks are for.
+        objective: What is asked for.
+        rng: Source of the backgrounds.
+    """
+
+    def __init__(self, problem: Problem, objective: Objective, rng: torch.Generator) -> None:
+        self._problem = problem
+        kept = [bg.BACKGROUNDS[name](problem.x, rng) for name in objective.checks]
+        self._views = [(background, False) for background in kept]
+        if objective.removal:
+            self._views.append((torch.zeros_like(problem.x), True))
+        whole = float(leads(problem.reference.logits[None], problem.label))
+        # A label that leads by little on the whole image is not asked for more on a part of it;
+        # one that trails there (a target of the caller's choice) must lead at all.
+        self._needed = max(0.0, min(MARGIN, whole / 2))
+
+    def margins(
+        self, masks: Tensor, *, views: int | None = None, all_views: bool = False
+    ) -> Tensor:
+        """By how many logits each mask does what was asked, on the view where it is worst.
+
+        Args:
+            masks: Boolean ``(n, H, W)``.
+            views: Look at so many of the hardest views only.
+            all_views: Look at all views, also where a mask has failed on one already.
+
+        Returns:
+            ``(n,)``; a mask holds where it is above 0. The worst view of a mask that fails is
+            the worst of those it was tried on.
+        """
+        worst = torch.full((len(masks),), torch.inf, device=masks.device)
+        alive = torch.arange(len(masks), device=masks.device)
+        tried, stages = 0, list(STAGES) if not all_views else []
+        last = views or len(self._views)
+        while tried < last and len(alive):
+            size = stages.pop(0) if stages else len(self._views)
+            margins = self._on(masks[alive], self._views[tried : tried + size])
+            worst[alive] = torch.minimum(worst[alive], margins.amin(1))
+            hardest = tried + int(margins.amin(0).argmin())
+            if not all_views:
+                alive = alive[worst[alive] > 0]
+            if len(alive) < len(masks):
+                self._views.insert(0, self._views.pop(hardest))
+            tried += size
+        return worst
+
+    def holds(self, mask: Tensor) -> bool:
+        """Whether one mask ``(H, W)`` does what was asked, on all views."""
+        return float(self.margins(mask[None])) > 0
+
+    def share(self, mask: Tensor) -> float:
+        """Share of views on which one mask ``(H, W)`` does what was asked."""
+        return float((self._on(mask[None], self._views) > 0).float().mean())
+
+    @torch.inference_mode()
+    def _on(self, masks: Tensor, views: list[tuple[Tensor, bool]]) -> Tensor:
+        """Margins ``(n, views)``."""
+        problem = self._problem
+        rows = []
+        for chunk in masks.split(max(1, BATCH // len(views))):
+            composites = [
+                torch.where(chunk[:, None] ^ removed, problem.x, background)
+                for background, removed in views
+            ]
+            lead = leads(problem.classifier.logits(torch.cat(composites)), problem.label)
+            rows.append(lead.view(len(views), len(chunk)).T)
+        problem.passes.forward += len(masks) * len(views)
+        lead = torch.cat(rows)
+        removed = torch.tensor([removed for _, removed in views], device=lead.device)
+        return torch.where(removed, -lead, lead - self._needed)
+
+
+def leads(logits: Tensor, label: int) -> Tensor:
+    """Logits by which a class leads the best other one: ``(n,)`` of ``(n, classes)``."""
+    others = logits.clone()
+    others[:, label] = -torch.inf
+    return logits[:, label] - others.amax(-1)

@@ -1,0 +1,60 @@
+"""What can be asked of a mask. Importing this module does not load torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+PUBLISHED: Sequence[str] = ("zero", "normal", "uniform")
+"""The backgrounds of the published abductive constraint."""
+EVALUATION: Sequence[str] = ("zero", "blur", *["normal"] * 3, *["uniform"] * 3)
+"""The eight backgrounds on which a robust mask keeps the label."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What must hold of a mask, as small as it may be.
+
+    Attributes:
+        title: In words, after "the smallest mask …".
+        training: Backgrounds on which the mask's pixels alone must keep the label, in the order
+            in which the steps of a solver take them; none where keeping is not asked for.
+        checks: Backgrounds on which a hard mask must keep it to be taken.
+        removal: Whether the label must be lost when the mask's pixels are replaced by the mean
+            colour.
+    """
+
+    title: str
+    training: Sequence[str]
+    checks: Sequence[str]
+    removal: bool
+
+
+CHECKS: Sequence[str] = ("zero", "blur", *["normal"] * 6, *["uniform"] * 2)
+"""On which a solver checks a robust mask. Gaussian noise is the hardest to withstand."""
+TRAINING: Sequence[str] = ("normal", "normal", "normal", "zero")
+"""One a step, in turn: what holds on Gaussian noise and on grey holds on the others as well."""
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "robust": Objective(
+        title="that keeps the label on any background",
+        training=TRAINING,
+        checks=CHECKS,
+        removal=False,
+    ),
+    "sufficient": Objective(
+        title="that keeps the label on the mean colour",
+        training=("zero",),
+        checks=("zero",),
+        removal=False,
+    ),
+    "necessary": Objective(
+        title="without which the label is lost", training=(), checks=(), removal=True
+    ),
+    "both": Objective(
+        title="that keeps the label on any background and without which it is lost",
+        training=TRAINING,
+        checks=CHECKS,
+        removal=True,
+    ),
+}
+DEFAULT_OBJECTIVE = "robust"

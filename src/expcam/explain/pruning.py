@@ -1,0 +1,98 @@
+"""Hard masks without anything that can be spared."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from expcam.explain.checks import Check
+
+GRIDS = (7, 14, 28)
+"""Blocks on the shorter side of the image: coarse ones go first, because they go at once."""
+MOST_CELLS = 40
+"""A grid on which the mask touches more blocks is not tried."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A mask that is minimal at a cell size.
+
+    Attributes:
+        mask: Boolean ``(H, W)``. None of its connected pieces, and none of the blocks it
+            touches, can be dropped without losing the property asked for.
+        cell: Side of the blocks in pixels.
+    """
+
+    mask: Tensor
+    cell: int
+
+
+def prune(mask: Tensor, check: Check) -> Pruned:
+    """Drop pieces and blocks from a mask until each that is left is needed.
+
+    Args:
+        mask: Boolean ``(H, W)`` that passes the check.
+        check: The property that must not be lost.
+    """
+    side = 0
+    for grid in GRIDS:
+        finer = max(1, min(mask.shape) // grid)
+        if side and len(_blocks(mask, finer)) > MOST_CELLS:
+            break
+        side = finer
+        mask = _without_spares(mask, side, check)
+    return Pruned(mask, side)
+
+
+def _without_spares(mask: Tensor, side: int, check: Check) -> Tensor:
+    """Prune at one block size.
+
+    In a round each cell is tried alone on the hardest background, all as one batch; of those that
+    seem to be spare as many go at once as can, which is checked on all backgrounds. Rounds follow
+    until in one of them none could be dropped.
+    """
+    while True:
+        cells, dropped = _cells(mask, side), False
+        margins = check.margins(mask & ~cells, views=1)
+        order = margins.argsort(descending=True, stable=True)
+        spare = cells[order[: int((margins > 0).sum())]]
+        count = len(spare)
+        while len(spare):
+            rest = mask & ~spare[:count].any(0)
+            if check.holds(rest):
+                mask, spare, dropped = rest, spare[count:], True
+                count = min(count, len(spare))
+            elif count > 1:
+                count //= 2
+            else:
+                spare = spare[1:]
+        if not dropped:
+            return mask
+
+
+def pieces(mask: Tensor) -> Tensor:
+    """The connected pieces of a mask, ``(n, H, W)``; pixels that touch at a corner belong together.
+
+    Args:
+        mask: Boolean ``(H, W)``.
+    """
+    labels, count = ndimage.label(mask.cpu().numpy(), structure=np.ones((3, 3)))
+    numbers = torch.arange(1, count + 1, device=mask.device).view(-1, 1, 1)
+    return torch.eq(torch.from_numpy(labels).to(mask.device), numbers)
+
+
+def _cells(mask: Tensor, side: int) -> Tensor:
+    """What may be dropped from a mask: its pieces and its blocks, each once, ``(n, H, W)``."""
+    cells = torch.cat([pieces(mask), _blocks(mask, side)])
+    cells = torch.unique(cells.flatten(1), dim=0).view(-1, *mask.shape)
+    return cells[(cells != mask).flatten(1).any(1)]
+
+
+def _blocks(mask: Tensor, side: int) -> Tensor:
+    """What the mask has in each block of a grid that it touches, ``(n, H, W)``."""
+    rows = torch.arange(mask.shape[0], device=mask.device) // side
+    columns = torch.arange(mask.shape[1], device=mask.device) // side
+    number = rows[:, None] * (int(columns[-1]) + 1) + columns
+    return number.eq(number[mask].unique().view(-1, 1, 1)) & mask

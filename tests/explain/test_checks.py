@@ -1,0 +1,64 @@
+import pytest
+import torch
+
+import expcam
+from expcam.classifier.frozen import frozen
+from expcam.explain import backgrounds as bg
+from expcam.explain.checks import MARGIN, Check, leads
+from expcam.explain.objectives import OBJECTIVES
+from expcam.explain.problem import pose
+from tests.helpers import red_square
+
+
+def test_the_lead_over_the_best_other_class() -> None:
+    logits = torch.tensor([[1.0, 5.0, 3.0], [4.0, 1.0, 3.5]])
+    assert leads(logits, 1).tolist() == [2.0, -3.0]
+
+
+@pytest.mark.parametrize(
+    ("objective", "pixels", "margin"),
+    [
+        # With n of the 64 red pixels, `red` leads `nothing` by n / 8 - 2.
+        ("sufficient", 40, 3 - MARGIN),
+        ("sufficient", 8, -1 - MARGIN),
+        # The other 64 - n pixels must not be enough.
+        ("necessary", 40, -1),
+        ("necessary", 60, 1.5),
+    ],
+)
+def test_margins_by_hand(
+    detector: expcam.Classifier, objective: str, pixels: int, margin: float
+) -> None:
+    mask = torch.zeros(32 * 32, dtype=torch.bool)
+    mask[(red_square()[0] > 0).flatten().nonzero()[:pixels]] = True
+    with frozen(detector.module):
+        problem = pose(detector, red_square(), None)
+        check = Check(problem, OBJECTIVES[objective], bg.training_rng(0))
+        before = problem.passes.forward
+        margins = check.margins(mask.view(1, 32, 32), all_views=True)
+    assert problem.passes.forward == before + 1
+    assert float(margins) == pytest.approx(margin, abs=1e-5)
+
+
+def test_a_mask_that_fails_early_is_not_tried_further(detector: expcam.Classifier) -> None:
+    nothing = torch.zeros(5, 32, 32, dtype=torch.bool)
+    with frozen(detector.module):
+        problem = pose(detector, red_square(), None)
+        check = Check(problem, OBJECTIVES["robust"], bg.training_rng(0))
+        before = problem.passes.forward
+        assert (check.margins(nothing) < 0).all()
+        assert problem.passes.forward == before + 5
+        check.margins(~nothing)
+        assert problem.passes.forward == before + 5 + 5 * len(OBJECTIVES["robust"].checks)
+
+
+def test_both_asks_for_keeping_and_losing(detector: expcam.Classifier) -> None:
+    everything = torch.ones(32, 32, dtype=torch.bool)
+    with frozen(detector.module):
+        problem = pose(detector, red_square(), None)
+        check = Check(problem, OBJECTIVES["both"], bg.training_rng(0))
+        views = len(OBJECTIVES["both"].checks) + 1
+        assert check.share(everything) == 1
+        # Without a pixel the noise may say `red` by itself, but the label is not lost.
+        assert check.share(~everything) <= (views - 1) / views
+        assert float(check.margins(~everything[None], all_views=True)) < 0

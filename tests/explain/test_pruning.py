@@ -1,0 +1,56 @@
+import math
+
+import torch
+
+import expcam
+from expcam.classifier.frozen import frozen
+from expcam.explain import backgrounds as bg
+from expcam.explain.checks import MARGIN, Check
+from expcam.explain.objectives import OBJECTIVES
+from expcam.explain.problem import pose
+from expcam.explain.pruning import pieces, prune
+from tests.helpers import red_square
+
+
+def test_pieces_touch_at_corners_too() -> None:
+    mask = torch.zeros(6, 6, dtype=torch.bool)
+    mask[0, 0] = mask[1, 1] = mask[4, 4] = mask[4, 5] = True
+    found = pieces(mask)
+    assert found.shape == (2, 6, 6)
+    assert sorted(int(each.sum()) for each in found) == [2, 2]
+    assert torch.equal(found.any(0), mask)
+    assert pieces(torch.zeros(3, 3, dtype=torch.bool)).shape == (0, 3, 3)
+
+
+def test_what_is_left_cannot_be_spared(detector: expcam.Classifier) -> None:
+    # 32 of the 64 red pixels are enough on the mean colour; the lone piece is not red at all.
+    mask = torch.zeros(32, 32, dtype=torch.bool)
+    mask[2:14, 14:26] = True
+    mask[28:31, 2:5] = True
+    with frozen(detector.module):
+        problem = pose(detector, red_square(), None)
+        check = Check(problem, OBJECTIVES["sufficient"], bg.training_rng(0))
+        assert check.holds(mask)
+        pruned = prune(mask, check)
+        assert check.holds(pruned.mask)
+        assert pruned.cell == 1
+        for row, column in pruned.mask.nonzero():
+            without = pruned.mask.clone()
+            without[row, column] = False
+            assert not check.holds(without)
+    red = red_square()[0] > 0
+    assert (pruned.mask & ~red).sum() == 0
+    # n pixels of red 2 among 1,024 lead by 64 * 2 n / 1024 - 2 logits.
+    assert int(pruned.mask.sum()) == math.floor(8 * (2 + MARGIN)) + 1
+
+
+def test_the_count_is_what_the_classifier_was_shown(detector: expcam.Classifier) -> None:
+    shown: list[int] = []
+    with frozen(detector.module) as module:
+        problem = pose(detector, red_square(), None)
+        check = Check(problem, OBJECTIVES["both"], bg.training_rng(0))
+        before = problem.passes.forward
+        handle = module.register_forward_hook(lambda _m, inputs, _o: shown.append(len(inputs[0])))
+        prune(red_square()[0] > 0, check)
+        handle.remove()
+    assert sum(shown) == problem.passes.forward - before
