@@ -56,14 +56,6 @@ def test_the_smallest_level_is_the_first_that_holds(detector: expcam.Classifier)
     assert not nowhere.holds
 
 
-def test_a_level_set_stays_where_it_may_lie() -> None:
-    attribution = torch.arange(100.0).view(10, 10)
-    allowed = torch.zeros(10, 10, dtype=torch.bool)
-    allowed[0] = True
-    assert torch.equal(level_set(attribution, 0.05, allowed).nonzero()[:, 1], torch.arange(5, 10))
-    assert torch.equal(level_set(attribution, 0.5, allowed), allowed)
-
-
 def test_clopper_pearson_against_values_worked_out_by_hand() -> None:
     # All of n: the bound b has bⁿ = 0.05. None of n: nothing is known. One of two: (1 - b)² = 0.95.
     assert clopper_pearson(32, 32) == pytest.approx(0.05 ** (1 / 32))

@@ -21,6 +21,12 @@ def test_the_projection_has_just_the_area_asked_for(seed: int, area: float, widt
     assert float(p.max()) <= 1
 
 
+def test_equal_logits_are_split_to_the_exact_area() -> None:
+    allowed = torch.ones(8, 8, dtype=torch.bool)
+    p = project(torch.zeros(8, 8), allowed, 0.25, 1.0)
+    assert int((p > 0.5).sum()) == 16
+
+
 def test_forbidden_pixels_have_probability_zero() -> None:
     logits = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
     allowed = torch.zeros(8, 8, dtype=torch.bool)

@@ -118,18 +118,12 @@ class Level:
     holds: bool
 
 
-def level_set(attribution: Tensor, area: float, allowed: Tensor | None = None) -> Tensor:
-    """The mask ``(H, W)`` of the share ``area`` of pixels with the highest attribution.
-
-    Pixels outside ``allowed`` are never kept; where it is smaller than ``area``, so is the mask.
-    """
-    if allowed is not None:
-        attribution = attribution.masked_fill(~allowed, -torch.inf)
+def level_set(attribution: Tensor, area: float) -> Tensor:
+    """The mask ``(H, W)`` of the share ``area`` of pixels with the highest attribution."""
     count = max(1, min(attribution.numel(), round(area * attribution.numel())))
     mask = torch.zeros(attribution.numel(), dtype=torch.bool, device=attribution.device)
     mask[attribution.flatten().topk(count).indices] = True
-    mask = mask.view(attribution.shape)
-    return mask if allowed is None else mask & allowed
+    return mask.view(attribution.shape)
 
 
 def smallest_level(

@@ -79,8 +79,9 @@ def pieces(mask: Tensor) -> Tensor:
         mask: Boolean ``(H, W)``.
     """
     labels, count = ndimage.label(mask.cpu().numpy(), structure=np.ones((3, 3)))
-    numbers = torch.arange(1, count + 1, device=mask.device).view(-1, 1, 1)
-    return torch.eq(torch.from_numpy(labels).to(mask.device), numbers)
+    numbers = torch.arange(1, int(count) + 1, device=mask.device).view(-1, 1, 1)
+    found: Tensor = torch.from_numpy(labels).to(mask.device) == numbers
+    return found
 
 
 def _cells(mask: Tensor, side: int) -> Tensor:

@@ -23,7 +23,7 @@ from expcam.explain import backgrounds as bg
 from expcam.explain.baselines import centred_disc, gradcam_at
 from expcam.explain.checks import Check, leads
 from expcam.explain.generators import fitted
-from expcam.explain.metrics import LEVELS, level_set
+from expcam.explain.metrics import LEVELS
 from expcam.explain.objectives import OBJECTIVES
 from expcam.explain.problem import Problem, Response, respond
 from expcam.explain.progress import Progress
@@ -96,7 +96,7 @@ class ConstrainedRecipe:
     removal_weights: tuple[tuple[str, float], ...] = (("lose", 1.0), ("tv", 0.3))
     steps: int = 120
     patience: int = 60
-    shared_rate: float = 5e-4
+    shared_rate: float = 1e-4
     residual_rate: float = 0.03
     momentum: float = 0.7
     softest: float = 0.3
@@ -189,7 +189,9 @@ class Search:
         self._generator = fitted(recipe.generator, problem.x, guess, task.seed)
         self._optimizers = _optimizers(self._generator, recipe)
         self._largest = float(problem.allowed.float().mean())
-        self._best = _Candidate(self._largest, problem.allowed.float(), -torch.inf)
+        # Of a given area nothing is known yet; else all pixels are the mask to improve on.
+        whole = -torch.inf if task.area else float(self._check.margins(problem.allowed[None]))
+        self._best = _Candidate(self._largest, problem.allowed.float(), whole)
         self._leads: dict[str, float] = {}
         self._step = self._paused_until = self._found_at = 0
         self._area = min(task.area or self._start(guess), self._largest)
@@ -258,30 +260,28 @@ class Search:
 
     def _consider(self) -> bool:
         """Check the present mask and remember it if it is the best; whether it holds."""
-        mask = self._probability.detach() > 0.5
         exact = self._budget is not None
-        margin = float(self._check.margins(mask[None], all_views=exact))
-        if margin > (self._best.margin if exact else 0):
-            self._remember(self._logits.detach(), self._area, margin)
+        candidate = self._tried(self._logits.detach(), self._area, all_views=exact)
+        if candidate.margin > (self._best.margin if exact else 0):
+            self._best, self._found_at = candidate, self._step
         elif not exact:
             self._paused_until = self._step + self._recipe.pause
-        return margin > 0
+        return candidate.margin > 0
 
-    def _remember(self, logits: Tensor, area: float, margin: float) -> None:
+    def _tried(self, logits: Tensor, area: float, *, all_views: bool = False) -> _Candidate:
         # An edge as wide as the logits spread, so that the probabilities rank all pixels.
         ranks = project(logits, self.problem.allowed, area, 1.0)
-        self._best, self._found_at = _Candidate(area, ranks, margin), self._step
+        margin = self._check.margins((ranks > 0.5)[None], all_views=all_views)
+        return _Candidate(area, ranks, float(margin))
 
     def _start(self, guess: Tensor) -> float:
         """Area to start from: of a level set of the first guess that holds, by halving."""
         low, high = 0, len(LEVELS) - 1
         while low < high:
             middle = (low + high) // 2
-            mask = level_set(guess, LEVELS[middle], self.problem.allowed)
-            margin = float(self._check.margins(mask[None]))
-            if margin > 0:
-                self._remember(guess, LEVELS[middle], margin)
-                high = middle
+            candidate = self._tried(guess, LEVELS[middle])
+            if candidate.margin > 0:
+                self._best, high = candidate, middle
             else:
                 low = middle + 1
         return min(LEVELS[low], self._recipe.largest_start)
@@ -328,12 +328,17 @@ def project(logits: Tensor, allowed: Tensor, area: float, width: float) -> Tenso
         area: Share of all pixels, in ``(0, 1]``.
         width: Softness of the edge, in standard deviations of the logits.
     """
-    ranked = logits.detach()[allowed].sort(descending=True).values
-    count = max(1, round(area * logits.numel()))
-    inside = ranked[min(count, len(ranked)) - 1]
-    outside = ranked[count] if count < len(ranked) else inside - 1
+    ranked, order = logits.detach()[allowed].sort(descending=True, stable=True)
+    count = min(max(1, round(area * logits.numel())), len(ranked))
+    edge = (ranked[count - 1] + ranked[min(count, len(ranked) - 1)]) / 2
     spread = ranked.std(correction=0) + 1e-12
-    return torch.sigmoid((logits - (inside + outside) / 2) / (width * spread)) * allowed
+    probability = torch.sigmoid((logits - edge) / (width * spread))
+    # Pixels of equal logits may lie on both sides of the edge.
+    kept = torch.zeros_like(ranked, dtype=torch.bool)
+    kept[order[:count]] = True
+    inside = torch.zeros_like(allowed).masked_scatter(allowed, kept)
+    split = torch.where(inside, probability.clamp(min=0.5 + 1e-6), probability.clamp(max=0.5))
+    return split * allowed
 
 
 def _optimizers(generator: nn.Module, recipe: ConstrainedRecipe) -> list[torch.optim.Optimizer]:
