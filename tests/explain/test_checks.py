@@ -4,7 +4,7 @@ import torch
 import expcam
 from expcam.classifier.frozen import frozen
 from expcam.explain import backgrounds as bg
-from expcam.explain.checks import MARGIN, Check, leads
+from expcam.explain.checks import ROUNDING, Check, leads
 from expcam.explain.objectives import OBJECTIVES
 from expcam.explain.problem import pose
 from tests.helpers import red_square
@@ -19,11 +19,11 @@ def test_the_lead_over_the_best_other_class() -> None:
     ("objective", "pixels", "margin"),
     [
         # With n of the 64 red pixels, `red` leads `nothing` by n / 8 - 2.
-        ("sufficient", 40, 3 - MARGIN),
-        ("sufficient", 8, -1 - MARGIN),
+        ("sufficient", 40, 3 - ROUNDING),
+        ("sufficient", 8, -1 - ROUNDING),
         # The other 64 - n pixels must not be enough.
-        ("necessary", 40, -1),
-        ("necessary", 60, 1.5),
+        ("necessary", 40, -1 - ROUNDING),
+        ("necessary", 60, 1.5 - ROUNDING),
     ],
 )
 def test_margins_by_hand(

@@ -5,7 +5,7 @@ import torch
 import expcam
 from expcam.classifier.frozen import frozen
 from expcam.explain import backgrounds as bg
-from expcam.explain.checks import MARGIN, Check
+from expcam.explain.checks import ROUNDING, Check
 from expcam.explain.objectives import OBJECTIVES
 from expcam.explain.problem import pose
 from expcam.explain.pruning import pieces, prune
@@ -41,7 +41,7 @@ def test_what_is_left_cannot_be_spared(detector: expcam.Classifier) -> None:
     red = red_square()[0] > 0
     assert (pruned.mask & ~red).sum() == 0
     # n pixels of red 2 among 1,024 lead by 64 * 2 n / 1024 - 2 logits.
-    assert int(pruned.mask.sum()) == math.floor(8 * (2 + MARGIN)) + 1
+    assert int(pruned.mask.sum()) == math.floor(8 * (2 + ROUNDING)) + 1
 
 
 def test_the_count_is_what_the_classifier_was_shown(detector: expcam.Classifier) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import expcam
 from expcam.errors import ImageError, OptionError, TargetError
@@ -51,15 +52,26 @@ def test_several_images_each_as_alone(detector: expcam.Classifier) -> None:
     assert np.array_equal(both[1].mask, alone.mask)
 
 
+class OneByOne(nn.Module):
+    """A classifier whose arithmetic does not depend on the batch."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.inner(each) for each in x.split(1)])
+
+
 def test_masks_of_a_batch_are_those_of_one_by_one(bundled: expcam.Classifier) -> None:
+    # In larger batches the classifier rounds in another way, which can turn close decisions of
+    # the solver; without that the masks are the same to the last pixel.
+    exact = expcam.Classifier(OneByOne(bundled.module), bundled.transform, bundled.labels)
     photos = [EXAMPLES / "cat.jpg", EXAMPLES / "coffee.jpg"]
-    together = expcam.explain_images(bundled, photos)
-    for photo, each in zip(photos, together, strict=True):
-        alone = expcam.explain_image(bundled, photo)
-        overlap = (each.mask & alone.mask).sum() / (each.mask | alone.mask).sum()
-        # The rounding of a larger batch can turn a close decision of the solver.
-        assert overlap > 0.8
-        assert each.cost == pytest.approx(alone.cost, rel=0.05)
+    for photo, each in zip(photos, expcam.explain_images(exact, photos), strict=True):
+        alone = expcam.explain_image(exact, photo)
+        assert np.array_equal(each.mask, alone.mask)
+        assert each.cost == alone.cost
 
 
 def test_images_of_several_sizes_are_solved_size_by_size(detector: expcam.Classifier) -> None:
@@ -74,7 +86,7 @@ def test_the_chunk_is_halved_when_memory_runs_out(detector: expcam.Classifier) -
     expected = expcam.explain_images(detector, images, chunk=1)
     sizes: list[int] = []
 
-    def limited(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    def limited(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         if torch.is_grad_enabled():
             sizes.append(len(inputs[0]))
             if len(inputs[0]) > 2:
@@ -90,7 +102,7 @@ def test_the_chunk_is_halved_when_memory_runs_out(detector: expcam.Classifier) -
 
 
 def test_other_errors_are_not_taken_for_memory(detector: expcam.Classifier) -> None:
-    def broken(_module: torch.nn.Module, _inputs: object) -> None:
+    def broken(_module: nn.Module, _inputs: object) -> None:
         raise RuntimeError("something else")
 
     with detector.module.register_forward_pre_hook(broken), pytest.raises(RuntimeError):
@@ -101,7 +113,7 @@ def test_other_errors_are_not_taken_for_memory(detector: expcam.Classifier) -> N
 def test_the_passes_are_all_counted(detector: expcam.Classifier, objective: str) -> None:
     forward, backward = 0, 0
 
-    def hook(_module: torch.nn.Module, inputs: tuple[torch.Tensor], logits: torch.Tensor) -> None:
+    def hook(_module: nn.Module, inputs: tuple[torch.Tensor], logits: torch.Tensor) -> None:
         nonlocal forward
         forward += len(inputs[0])
         if logits.requires_grad:

@@ -40,6 +40,8 @@ BACKGROUNDS: dict[str, Background] = {
     "normal": normal,
     "uniform": uniform,
 }
+RANDOM = frozenset({"normal", "uniform"})
+"""Those that differ from draw to draw."""
 DRAWS = 32
 """Independent backgrounds behind the statistical statement on a mask."""
 

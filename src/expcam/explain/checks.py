@@ -1,5 +1,7 @@
 """Whether a hard mask does what was asked, on backgrounds fixed beforehand."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,11 +11,28 @@ from expcam.explain.problem import Problem
 
 BATCH = 32
 MARGIN = 0.55
-"""Logits by which the label must lead on a background of a check.
+"""Logits by which the label must lead on the noise of a check.
 
 From one draw of noise to the next the lead of a small mask varies by 0.5 to 1 logits."""
+ROUNDING = 0.01
+"""The same where nothing is random."""
 STAGES = (1, 2, 4)
 """A check looks at so many views before the next ones; most masks that fail do so at once."""
+
+
+@dataclass(frozen=True)
+class _View:
+    """What stands beside the mask's pixels, or is left of the image without them.
+
+    Attributes:
+        background: ``(3, H, W)``.
+        removed: Whether the mask's pixels are the ones replaced, and the label is to be lost.
+        needed: Logits by which the label must lead, or trail.
+    """
+
+    background: Tensor
+    removed: bool
+    needed: float
 
 
 class Check:
@@ -30,14 +49,12 @@ class Check:
 
     def __init__(self, problem: Problem, objective: Objective, rng: torch.Generator) -> None:
         self._problem = problem
-        kept = [bg.BACKGROUNDS[name](problem.x, rng) for name in objective.checks]
-        self._views = [(background, False) for background in kept]
+        self._views = [
+            _View(bg.BACKGROUNDS[name](problem.x, rng), False, needed(problem, name))
+            for name in objective.checks
+        ]
         if objective.removal:
-            self._views.append((torch.zeros_like(problem.x), True))
-        whole = float(leads(problem.reference.logits[None], problem.label))
-        # A label that leads by little on the whole image is not asked for more on a part of it;
-        # one that trails there (a target of the caller's choice) must lead at all.
-        self._needed = max(0.0, min(MARGIN, whole / 2))
+            self._views.append(_View(torch.zeros_like(problem.x), True, ROUNDING))
 
     def margins(
         self, masks: Tensor, *, views: int | None = None, all_views: bool = False
@@ -78,21 +95,33 @@ class Check:
         return float((self._on(mask[None], self._views) > 0).float().mean())
 
     @torch.inference_mode()
-    def _on(self, masks: Tensor, views: list[tuple[Tensor, bool]]) -> Tensor:
+    def _on(self, masks: Tensor, views: list[_View]) -> Tensor:
         """Margins ``(n, views)``."""
         problem = self._problem
         rows = []
         for chunk in masks.split(max(1, BATCH // len(views))):
             composites = [
-                torch.where(chunk[:, None] ^ removed, problem.x, background)
-                for background, removed in views
+                torch.where(chunk[:, None] ^ view.removed, problem.x, view.background)
+                for view in views
             ]
             lead = leads(problem.classifier.logits(torch.cat(composites)), problem.label)
             rows.append(lead.view(len(views), len(chunk)).T)
         problem.passes.forward += len(masks) * len(views)
         lead = torch.cat(rows)
-        removed = torch.tensor([removed for _, removed in views], device=lead.device)
-        return torch.where(removed, -lead, lead - self._needed)
+        sign = torch.tensor([-1.0 if view.removed else 1.0 for view in views], device=lead.device)
+        return sign * lead - torch.tensor([view.needed for view in views], device=lead.device)
+
+
+def needed(problem: Problem, background: str, margin: float = MARGIN) -> float:
+    """By how many logits the label must lead on a background, given the margin on noise.
+
+    A label that leads by little on the whole image is not asked for more on a part of it, and
+    one that trails there (a target of the caller's choice) must lead at all.
+    """
+    if background not in bg.RANDOM:
+        return ROUNDING
+    whole = float(leads(problem.reference.logits[None], problem.label))
+    return max(ROUNDING, min(margin, whole / 2))
 
 
 def leads(logits: Tensor, label: int) -> Tensor:

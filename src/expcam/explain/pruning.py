@@ -86,9 +86,9 @@ def pieces(mask: Tensor) -> Tensor:
 
 def _cells(mask: Tensor, side: int) -> Tensor:
     """What may be dropped from a mask: its pieces and its blocks, each once, ``(n, H, W)``."""
-    cells = torch.cat([pieces(mask), _blocks(mask, side)])
-    cells = torch.unique(cells.flatten(1), dim=0).view(-1, *mask.shape)
-    return cells[(cells != mask).flatten(1).any(1)]
+    cells = torch.cat([pieces(mask), _blocks(mask, side)]).flatten(1)
+    unique: Tensor = torch.unique(cells, dim=0).view(-1, *mask.shape)
+    return unique[(unique != mask).flatten(1).any(1)]
 
 
 def _blocks(mask: Tensor, side: int) -> Tensor:

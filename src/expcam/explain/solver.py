@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from expcam.errors import ClassifierError
 from expcam.explain import backgrounds as bg
 from expcam.explain.baselines import centred_disc, gradcam_at
-from expcam.explain.checks import Check, leads
+from expcam.explain.checks import Check, leads, needed
 from expcam.explain.generators import fitted
 from expcam.explain.metrics import LEVELS
 from expcam.explain.objectives import OBJECTIVES
@@ -79,8 +79,11 @@ class ConstrainedRecipe:
         momentum: Of the residual logits.
         softest: Width of the mask's edge at the first step, in standard deviations of the logits.
         hardest: The same at the last step.
-        shrink: Factor on the area when the label held.
+        shrink: Factor on the area when the label held; this and ``grow`` are squared where no
+            background of the objective is random.
         grow: Factor on the area when it failed.
+        margin: Logits by which the label must lead on the noise of a step to have held; more
+            than a check asks for, because one draw stands for several.
         gain: A mask is checked when its area is below this share of the best one's.
         pause: Steps without a check after one that failed; the area grows meanwhile.
         interval: Steps between checks where the area is given.
@@ -103,6 +106,7 @@ class ConstrainedRecipe:
     hardest: float = 0.05
     shrink: float = 0.95
     grow: float = 1.03
+    margin: float = 1.0
     gain: float = 0.85
     pause: int = 3
     interval: int = 10
@@ -183,6 +187,8 @@ class Search:
             **(dict(recipe.weights) if self._objective.training else {}),
             **(dict(recipe.removal_weights) if self._objective.removal else {}),
         }
+        # Where no background is random, a lead is known and need not be waited for.
+        self._haste = 1 if bg.RANDOM.intersection(self._objective.training) else 2
         self._rng = bg.training_rng(task.seed)
         self._check = Check(problem, self._objective, self._rng)
         guess = first_guess(problem)
@@ -218,7 +224,8 @@ class Search:
         kept = len(logits) - int(self._objective.removal)
         lead = leads(logits.detach(), self.problem.label)
         lead[kept:] *= -1
-        self._leads.update(zip(self._views, lead.tolist(), strict=True))
+        for view, value in zip(self._views, lead.tolist(), strict=True):
+            self._leads[view] = value - needed(self.problem, view, self._recipe.margin)
         seen = Observation(
             probability=self._probability,
             logits=logits[:kept],
@@ -239,7 +246,7 @@ class Search:
             held = held and step >= self._paused_until
             if held and self._area < recipe.gain * self._best.area:
                 held = self._consider()
-            factor = recipe.shrink if held else recipe.grow
+            factor = (recipe.shrink if held else recipe.grow) ** self._haste
             self._area = min(max(self._area * factor, 1 / self._logits.numel()), self._largest)
             self.finished = step - self._found_at >= recipe.patience
         elif step % recipe.interval == recipe.interval - 1:
