@@ -72,7 +72,7 @@ class ConstrainedRecipe:
             constraints here.
         removal_weights: Terms for the image without them.
         steps: Number of updates, at most.
-        patience: Stop when so many steps have found no better mask.
+        patience: Stop when so many steps of the second half have found no better mask.
         shared_rate: Learning rate of the generator's filters (Adam).
         residual_rate: Step of the residual logits along the normalised gradient, in standard
             deviations of the mask logits.
@@ -98,7 +98,7 @@ class ConstrainedRecipe:
     weights: tuple[tuple[str, float], ...] = (("hold", 1.0), ("tv", 0.3))
     removal_weights: tuple[tuple[str, float], ...] = (("lose", 1.0), ("tv", 0.3))
     steps: int = 120
-    patience: int = 60
+    patience: int = 45
     shared_rate: float = 1e-4
     residual_rate: float = 0.03
     momentum: float = 0.7
@@ -248,7 +248,9 @@ class Search:
                 held = self._consider()
             factor = (recipe.shrink if held else recipe.grow) ** self._haste
             self._area = min(max(self._area * factor, 1 / self._logits.numel()), self._largest)
-            self.finished = step - self._found_at >= recipe.patience
+            # While the edge is soft, a mask may hold that does not when it is cut.
+            waited = step - max(self._found_at, recipe.steps // 2)
+            self.finished = waited >= recipe.patience
         elif step % recipe.interval == recipe.interval - 1:
             self._consider()
         self._step += 1
