@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from expcam.errors import ExpcamError, ExpcamWarning
 
 if TYPE_CHECKING:
+    from expcam.circuits.ablation import ablate
     from expcam.circuits.circuit import Circuit
     from expcam.circuits.readout import read_circuit
+    from expcam.circuits.verification import verify_circuit
     from expcam.classifier.loading import load_classifier
     from expcam.classifier.model import Classifier
     from expcam.explain.compare import compare
@@ -26,6 +28,7 @@ __all__ = [
     "ExpcamError",
     "ExpcamWarning",
     "Explanation",
+    "ablate",
     "circuit_figure",
     "compare",
     "explain_image",
@@ -35,6 +38,7 @@ __all__ = [
     "plot_circuit",
     "plot_explanation",
     "read_circuit",
+    "verify_circuit",
     "write_report",
 ]
 
@@ -42,6 +46,7 @@ _HOMES = {
     "Circuit": "expcam.circuits.circuit",
     "Classifier": "expcam.classifier.model",
     "Explanation": "expcam.explain.explanation",
+    "ablate": "expcam.circuits.ablation",
     "circuit_figure": "expcam.graphs.figures",
     "compare": "expcam.explain.compare",
     "explain_image": "expcam.explain.run",
@@ -51,6 +56,7 @@ _HOMES = {
     "plot_circuit": "expcam.graphs.plots",
     "plot_explanation": "expcam.graphs.plots",
     "read_circuit": "expcam.circuits.readout",
+    "verify_circuit": "expcam.circuits.verification",
     "write_report": "expcam.graphs.report",
 }
 

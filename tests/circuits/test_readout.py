@@ -1,9 +1,4 @@
-"""The numbers are worked out by hand on a residual block with batch norms.
-
-The image is (1, 2, 3) in every pixel. ``conv1`` gives (1, 1), its batch norm scales by (2, 4), so
-``a1 = (2, 4)``. ``conv2`` gives (2 + 2, -2 + 4) = (4, 2), its batch norm scales by (1/2, -1) and
-adds (0, 1), so ``a2 = (2, -1)``. The sum is (4, 3) and the logits (4 - 3, 2 + 6) = (1, 8).
-"""
+"""The numbers are worked out by hand on the network of `conftest`."""
 
 import networkx as nx
 import pytest
@@ -17,53 +12,7 @@ import expcam
 from expcam.circuits.readout import select
 from expcam.classifier.bundled import SmallResNet
 from expcam.errors import OptionError
-from tests.helpers import keeping_everything
-
-
-class MicroResNet(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 2, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(2)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(2, 2, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(2)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(2, 2, bias=False)
-        self.bn1.running_var = torch.full((2,), 0.25 - self.bn1.eps)
-        self.bn2.running_var = torch.full((2,), 1 - self.bn2.eps)
-        with torch.no_grad():
-            self.conv1.weight.copy_(_kernel([[1, 0, 0], [0, -1, 1]]))
-            self.bn1.weight.copy_(torch.tensor([1.0, 2.0]))
-            self.conv2.weight.copy_(_kernel([[1, 0.5], [-1, 1]]))
-            self.bn2.weight.copy_(torch.tensor([0.5, -1.0]))
-            self.bn2.bias.copy_(torch.tensor([0.0, 1.0]))
-            self.fc.weight.copy_(torch.tensor([[1.0, -1.0], [0.5, 2.0]]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(x))
-        out += x
-        logits: Tensor = self.fc(self.pool(self.relu(out)).flatten(1))
-        return logits
-
-
-def _kernel(rows: list[list[float]]) -> Tensor:
-    return torch.tensor(rows, dtype=torch.float32)[:, :, None, None]
-
-
-@pytest.fixture
-def micro() -> expcam.Classifier:
-    return expcam.Classifier(
-        MicroResNet().eval(), transform=lambda image: torch.zeros(3, 2, 2), labels=["no", "yes"]
-    )
-
-
-@pytest.fixture
-def all_kept(micro: expcam.Classifier) -> expcam.Explanation:
-    """An explanation that keeps every pixel of the image (1, 2, 3)."""
-    x = torch.tensor([1.0, 2.0, 3.0])[:, None, None].expand(3, 2, 2).clone()
-    return keeping_everything(micro, x, 1)
+from tests.helpers import keeping_everything, kernel
 
 
 def test_nodes_by_hand(micro: expcam.Classifier, all_kept: expcam.Explanation) -> None:
@@ -218,7 +167,7 @@ class TwoPaths(nn.Module):
         self.most = nn.MaxPool2d(2)
         self.fc = nn.Linear(4, 2, bias=False)
         with torch.no_grad():
-            self.conv.weight.copy_(_kernel([[1, 0, 0], [0, 1, 0]]))
+            self.conv.weight.copy_(kernel([[1, 0, 0], [0, 1, 0]]))
             self.fc.weight.copy_(torch.tensor([[0.0, 0, 0, 0], [1, 2, 3, -4]]))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -125,17 +125,32 @@ def check_selection(coverage: float, top_k: int) -> None:
 def measure(recording: Recording, e: Tensor, label: int) -> dict[str, Channels]:
     """Activation and relevance of every channel of every layer, and of the input's colours."""
     tensors = {INPUT: e, **{name: layer.activation for name, layer in recording.layers.items()}}
-    gradients = torch.autograd.grad(
-        recording.logits[0, label], list(tensors.values()), allow_unused=True
-    )
+    gradients = gradients_of(recording, label, e)
     measures = {}
-    for (name, tensor), gradient in zip(tensors.items(), gradients, strict=True):
+    for name, tensor in tensors.items():
         a = tensor.detach().reshape(tensor.shape[1], -1)
-        product = torch.zeros_like(a) if gradient is None else a * gradient.reshape(a.shape)
+        product = a * gradients[name].reshape(a.shape)
         measures[name] = Channels(
             activation=a.abs().mean(1).cpu(), relevance=product.mean(1).abs().cpu()
         )
     return measures
+
+
+def gradients_of(recording: Recording, label: int, e: Tensor | None = None) -> dict[str, Tensor]:
+    """Gradient of the class's logit by each layer's activation, by layer; 0 where it has no part.
+
+    With the image ``e`` ``(1, 3, H, W)`` that was recorded, also by its colours.
+    """
+    tensors = {name: layer.activation for name, layer in recording.layers.items()}
+    if e is not None:
+        tensors[INPUT] = e
+    gradients = torch.autograd.grad(
+        recording.logits[0, label], list(tensors.values()), allow_unused=True
+    )
+    return {
+        name: torch.zeros_like(tensor) if gradient is None else gradient
+        for (name, tensor), gradient in zip(tensors.items(), gradients, strict=True)
+    }
 
 
 def select(relevance: Tensor, coverage: float, top_k: int) -> Tensor:

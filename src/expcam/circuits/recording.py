@@ -71,6 +71,7 @@ class Layer:
         activation: Its output behind batch norm and nonlinearity, up to the first sum,
             concatenation or pooling; part of the autograd graph.
         scale: Signed per-channel scale between its weights and ``activation``, ``(out,)``.
+        node: Name of the node of the traced graph that gives ``activation``.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Layer:
     reads: list[Read]
     activation: Tensor
     scale: Tensor
+    node: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,6 +272,7 @@ class _Recorder(fx.Interpreter):
             reads=reads,
             activation=result,
             scale=torch.ones(len(weight), dtype=weight.dtype, device=weight.device),
+            node=n.name,
         )
         self.owner[n] = name
         self.flows[n] = whole(name, result.detach())
@@ -280,7 +283,7 @@ class _Recorder(fx.Interpreter):
             return False
         name = self.owner[n] = self.owner[source]
         layer = self.layers[name]
-        layer.activation = result
+        layer.activation, layer.node = result, n.name
         if scale is not None:
             layer.scale = layer.scale * scale
         self.flows[n] = whole(name, result.detach())

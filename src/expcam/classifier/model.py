@@ -152,6 +152,12 @@ class Classifier:
             output = torch.stack([lead, torch.zeros_like(lead)], 1)
         return output
 
+    def with_module(self, module: nn.Module) -> "Classifier":
+        """The same classifier with another module in place of its own."""
+        other = copy.copy(self)
+        other.module = module
+        return other
+
     def between(self, first: int, second: int) -> "Classifier":
         """The same classifier when it has only two classes to choose from.
 

@@ -1,0 +1,96 @@
+"""By hand on the micro network of `conftest`, whose logits on (1, 2, 3) are (1, 8).
+
+With everything ablated by zero the logits are 0, so a class's logit over 8 is its faithfulness.
+"""
+
+import pandas as pd
+import pytest
+import torch
+
+import expcam
+from expcam.circuits.verification import OURS, RANDOM, SCORES, CircuitCheck
+from expcam.errors import OptionError
+from tests.helpers import EXAMPLES
+
+
+def row(check: CircuitCheck, method: str, ablation: str = "zero") -> pd.Series:
+    curves = check.curves
+    found = curves[(curves["method"] == method) & (curves["ablation"] == ablation)]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def test_zero_ablation_by_hand(micro: expcam.Classifier, all_kept: expcam.Explanation) -> None:
+    circuit = expcam.read_circuit(micro, all_kept, coverage=1.0)
+    check = expcam.verify_circuit(micro, circuit, [all_kept], sizes=[0.5])
+    # |gradient × activation| keeps conv1's first channel, a1 = (2, 0), and conv2's second: conv2
+    # gives (2, -2), its batch norm (1, 3), kept (0, 3); the sum (2, 3), the logit 1 + 6.
+    ours = row(check, OURS)
+    assert ours["faithfulness"] == pytest.approx(7 / 8, abs=1e-4)
+    assert ours["label_kept"]
+    # Removed: a1 = (0, 4), conv2 (2, 4), batch norm (1, -3), kept (1, 0); the sum (1, 4), 0.5 + 8.
+    assert ours["completeness"] == pytest.approx(8.5 / 8, abs=1e-4)
+    # Signed, conv2's first channel is the better one: a2 = (1, 0), the sum (3, 0), the logit 1.5.
+    assert row(check, "gradient×activation")["faithfulness"] == pytest.approx(1.5 / 8, abs=1e-4)
+    # The whole circuit is the whole model.
+    own = check.circuit.set_index("method").loc["circuit"]
+    assert own["size"] == 1
+    assert own["faithfulness"] == pytest.approx(1, abs=1e-5)
+    assert own["completeness"] == pytest.approx(0, abs=1e-5)
+
+
+def test_mean_and_resample_on_the_image_itself_change_nothing_or_only_space(
+    micro: expcam.Classifier, all_kept: expcam.Explanation
+) -> None:
+    circuit = expcam.read_circuit(micro, all_kept, coverage=1.0)
+    other = torch.tensor([1.0, 0.0, 1.0])[:, None, None].expand(3, 2, 2)
+    check = expcam.verify_circuit(
+        micro,
+        circuit,
+        [all_kept],
+        reference=[other],
+        ablations=["mean", "resample"],
+        sizes=[0.5],
+    )
+    # On (1, 0, 1): conv1 (1, 1) as well, so its activations are the same and nothing is lost.
+    for ablation in ("mean", "resample"):
+        figures = row(check, OURS, ablation)
+        assert figures["logit_ratio"] == pytest.approx(1, abs=1e-4)
+        assert pd.isna(figures["faithfulness"]) or figures["faithfulness"] == pytest.approx(1)
+
+
+def test_a_real_circuit_beats_random_channels(
+    bundled: expcam.Classifier, cat: expcam.Explanation, cat_circuit: expcam.Circuit
+) -> None:
+    check = expcam.verify_circuit(
+        bundled,
+        cat_circuit,
+        [cat],
+        reference=[EXAMPLES / "coffee.jpg"],
+        ablations=["zero", "mean"],
+        sizes=[0.1, 0.5],
+        draws=3,
+    )
+    assert set(check.curves["method"]) == {*SCORES, RANDOM}
+    assert len(check.curves) == 2 * 2 * (len(SCORES) + 3)
+    assert set(check.summary().columns) == {"distance", "removal", "smallest", "label_kept"}
+    again = expcam.verify_circuit(bundled, cat_circuit, [cat], sizes=[0.1, 0.5], draws=3)
+    zero = check.curves.query("ablation == 'zero'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(zero, again.curves)
+    assert isinstance(check.controls_as_good("zero"), list)
+
+
+def test_bad_options(
+    bundled: expcam.Classifier, micro: expcam.Classifier, cat: expcam.Explanation,
+    cat_circuit: expcam.Circuit,
+) -> None:  # fmt: skip
+    with pytest.raises(OptionError, match="unknown ablation `noise`; there are: zero, mean"):
+        expcam.verify_circuit(bundled, cat_circuit, [cat], ablations=["noise"])
+    with pytest.raises(OptionError, match="need reference images"):
+        expcam.verify_circuit(bundled, cat_circuit, [cat], ablations=["mean"])
+    with pytest.raises(OptionError, match="no images"):
+        expcam.verify_circuit(bundled, cat_circuit, [])
+    with pytest.raises(OptionError, match="sizes are shares"):
+        expcam.verify_circuit(bundled, cat_circuit, [cat], sizes=[0.5, 1.5])
+    with pytest.raises(OptionError, match="is not in this classifier"):
+        expcam.verify_circuit(micro, cat_circuit, [torch.ones(3, 2, 2)])
