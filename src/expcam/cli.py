@@ -36,7 +36,8 @@ Examples:
 
 The suffix of --out picks the format: {", ".join(WRITERS)} (.csv makes a folder).
 
-Exit codes: 0 done; 2 a mistake in what was asked; 3 done, but no mask does what was asked.
+Exit codes: 0 done; 2 a mistake in what was asked; 3 done, but the mask
+does not do what was asked on the mean colour.
 """
 
 app = typer.Typer(add_completion=False)

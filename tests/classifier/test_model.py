@@ -80,7 +80,7 @@ def test_between_two_classes_the_softmax_is_that_of_their_own_logits(
     pair = detector.between(1, 2)
     with torch.no_grad():
         all_three, two = detector.logits(x)[0], pair.logits(x)[0]
-    assert two.tolist() == [float(all_three[1] - all_three[2]), 0.0]
-    assert torch.allclose(two.softmax(0), all_three[1:].softmax(0))
+    assert two.tolist() == [0.0, float(all_three[1] - all_three[2])]
+    assert torch.allclose(two.softmax(0), all_three[[2, 1]].softmax(0))
     assert pair.module is detector.module
     assert detector.logits(x).shape == (1, 3)

@@ -1,7 +1,8 @@
 import pytest
 import torch
+from torch.nn import functional as F
 
-from expcam.explain.generators import GENERATORS, grid_for
+from expcam.explain.generators import GENERATORS, fitted, grid_for
 
 
 @pytest.mark.parametrize("name", GENERATORS)
@@ -28,3 +29,18 @@ def test_the_autoencoder_is_light_and_the_published_u_net_is_not() -> None:
 def test_cells_do_not_get_smaller_than_four_pixels() -> None:
     assert grid_for(torch.zeros(3, 224, 224)) == 28
     assert grid_for(torch.zeros(3, 64, 80)) == 16
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "free"])
+def test_a_fitted_generator_gives_the_guess_and_holds_no_gradient(name: str) -> None:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 64, 64, generator=rng)
+    guess = F.interpolate(torch.randn(1, 1, 4, 4, generator=rng), size=(64, 64), mode="bilinear")[
+        0, 0
+    ]
+    generator = fitted(name, x, guess, seed=0)
+    with torch.no_grad():
+        assert float((generator(x) - guess).abs().mean()) < 0.1
+    assert all(p.grad is None for p in generator.parameters())
+    again = fitted(name, x, guess, seed=0)
+    assert torch.equal(generator(x), again(x))

@@ -44,6 +44,20 @@ def test_what_is_left_cannot_be_spared(detector: expcam.Classifier) -> None:
     assert int(pruned.mask.sum()) == math.floor(8 * (2 + ROUNDING)) + 1
 
 
+def test_minimal_for_several_views_too(detector: expcam.Classifier) -> None:
+    with frozen(detector.module):
+        problem = pose(detector, red_square(), None)
+        check = Check(problem, OBJECTIVES["both"], bg.training_rng(0))
+        pruned = prune(torch.ones(32, 32, dtype=torch.bool), check)
+        assert check.holds(pruned.mask)
+        for row, column in set(map(tuple, (pruned.mask.nonzero() // pruned.cell).tolist())):
+            rows = slice(row * pruned.cell, (row + 1) * pruned.cell)
+            columns = slice(column * pruned.cell, (column + 1) * pruned.cell)
+            without = pruned.mask.clone()
+            without[rows, columns] = False
+            assert not check.holds(without)
+
+
 def test_the_count_is_what_the_classifier_was_shown(detector: expcam.Classifier) -> None:
     shown: list[int] = []
     with frozen(detector.module) as module:

@@ -8,6 +8,8 @@ from torch import nn
 import expcam
 from expcam.errors import ImageError, OptionError, TargetError
 from expcam.explain.objectives import OBJECTIVES
+from expcam.explain.published import PublishedRecipe, solve_published
+from expcam.explain.recipes import RECIPES
 from tests.explain.test_taps import hooks
 from tests.helpers import EXAMPLES, red_square
 
@@ -99,6 +101,74 @@ def test_the_chunk_is_halved_when_memory_runs_out(detector: expcam.Classifier) -
     assert 2 in sizes
     for each, alone in zip(found, expected, strict=True):
         assert np.array_equal(each.mask, alone.mask)
+
+
+@pytest.mark.parametrize(
+    "text", ["DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory"]
+)
+def test_other_devices_say_it_in_words(detector: expcam.Classifier, text: str) -> None:
+    def limited(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if torch.is_grad_enabled() and len(inputs[0]) > 1:
+            raise RuntimeError(text)
+
+    with detector.module.register_forward_pre_hook(limited):
+        found = expcam.explain_images(detector, [red_square()] * 2)
+    assert len(found) == 2
+
+
+def test_a_contrast_for_images_of_several_classes(detector: expcam.Classifier) -> None:
+    red = red_square()
+    red[2, 20:28, 4:12] = 0.5
+    images = [red, red.flip(0)]
+    task = {"contrast": "nothing", "objective": "sufficient"}
+    together = expcam.explain_images(detector, images, **task)
+    assert [each.label_name for each in together] == ["red", "blue"]
+    for image, each in zip(images, together, strict=True):
+        assert np.array_equal(each.mask, expcam.explain_image(detector, image, **task).mask)
+    with pytest.raises(TargetError, match="`blue` cannot be compared to itself"):
+        expcam.explain_images(
+            detector,
+            images,
+            contrast="blue",
+            progress=lambda stage, done, total: pytest.fail("work began"),
+        )
+
+
+def test_nothing_is_necessary_for_what_is_not_said(detector: expcam.Classifier) -> None:
+    with pytest.raises(TargetError, match="does not say `blue`, so nothing is necessary"):
+        expcam.explain_image(detector, red_square(), target="blue", objective="necessary")
+    other = expcam.explain_image(detector, red_square(), target="blue")
+    assert not other.necessary
+
+
+@pytest.mark.parametrize("recipe", ["constrained", "paper"])
+def test_progress_goes_forward_to_its_end(
+    detector: expcam.Classifier, recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        RECIPES,
+        "paper",
+        lambda problems, task, progress: [
+            solve_published(problem, PublishedRecipe(steps=3), task.seed, progress)
+            for problem in problems
+        ],
+    )
+    seen: list[tuple[int, int]] = []
+    x = red_square()[:, 2:18, 14:30]
+    expcam.explain_images(
+        detector,
+        [x] * 2,
+        recipe=recipe,
+        progress=lambda stage, done, total: seen.append((done, total)),
+    )
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert len({total for _, total in seen}) == 1
+    assert seen[-1][0] == seen[-1][1]
+
+
+def test_inside_no_grad(detector: expcam.Classifier) -> None:
+    with torch.no_grad():
+        assert expcam.explain_image(detector, red_square()).kept
 
 
 def test_other_errors_are_not_taken_for_memory(detector: expcam.Classifier) -> None:
@@ -205,6 +275,8 @@ def test_bad_options(detector: expcam.Classifier) -> None:
             expcam.explain_image(detector, red_square(), area=area)
     with pytest.raises(OptionError, match="its own objective"):
         expcam.explain_image(detector, red_square(), recipe="paper", area=0.1)
+    with pytest.raises(OptionError, match="most 0"):
+        expcam.explain_instances(detector, red_square(), most=0)
     with pytest.raises(OptionError, match="chunk 0"):
         expcam.explain_images(detector, [red_square()], chunk=0)
     with pytest.raises(OptionError, match="seed -1 is out of range"):

@@ -22,6 +22,7 @@ SIZES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 """Shares of each layer's channels that are kept, or removed."""
 RANDOM_DRAWS = 5
 BATCH = 32
+ROUNDING = 1e-4
 WITHIN = 0.2
 """A circuit is sufficient when the label holds and the logit lies so near the whole model's."""
 
@@ -95,7 +96,7 @@ class CircuitCheck:
         """Methods whose curve lies at least as near to 1 as that of the readout's own choice."""
         distance = self.summary()["distance"].loc[ablation]
         return [
-            name for name in distance.index if name != OURS and distance[name] <= distance[OURS]
+            name for name in distance.index if name != OURS and not distance[name] > distance[OURS]
         ]
 
 
@@ -151,9 +152,9 @@ def verify_circuit(
                 method: {
                     name: score(
                         recording.layers[name],
-                        recording.layers[name].activation.detach()[0].flatten(1),
-                        gradients[name][0].flatten(1),
-                    )
+                        recording.layers[name].activation.detach().reshape(counts[name], -1),
+                        gradients[name].reshape(counts[name], -1),
+                    ).cpu()
                     for name in hidden
                 }
                 for method, score in SCORES.items()
@@ -201,20 +202,18 @@ class _Tester:
     @torch.inference_mode()
     def prepare(self, ablation: str) -> None:
         """Set what stands in place of a channel."""
+        shown = list(self._reference) if ablation != "zero" else []
         if ablation == "resample":
-            chosen = int(torch.randint(len(self._reference), (), generator=self._rng))
-            self._classifier.logits(self._reference[chosen][None])
-        elif ablation == "mean":
-            self._classifier.logits(torch.stack(list(self._reference)))
+            shown = [shown[int(torch.randint(len(shown), (), generator=self._rng))]]
         for each in self._ablated.values():
-            seen = each.seen
-            if ablation == "zero":
-                each.replacement = torch.zeros_like(seen[:1])
-            elif ablation == "mean":
-                over = (0, *range(2, seen.ndim))
-                each.replacement = seen.mean(over, keepdim=True)
-            else:
-                each.replacement = seen
+            each.replacement = torch.zeros_like(each.replacement)
+        for x in shown:
+            self._classifier.logits(x[None])
+            for each in self._ablated.values():
+                seen = each.seen
+                if ablation == "mean":
+                    seen = seen.mean(tuple(range(2, seen.ndim)), keepdim=True)
+                each.replacement = each.replacement + seen / len(shown)
 
     def test(self, choices: Sequence[_Choice]) -> list[dict[str, object]]:
         """The figures of each choice of channels."""
@@ -224,7 +223,7 @@ class _Tester:
         logits = self._logits([nothing, *keeps, *removed])
         full, none = float(self._full[self._label]), float(logits[0, self._label])
         # Where ablating everything changes nothing, there is nothing to be faithful to.
-        span = full - none if full != none else float("nan")
+        span = full - none if abs(full - none) > ROUNDING * max(1, abs(full)) else float("nan")
         return [
             {
                 "method": choice.method,
@@ -233,7 +232,7 @@ class _Tester:
                 "faithfulness": (float(on[self._label]) - none) / span,
                 "completeness": (float(off[self._label]) - none) / span,
                 "label_kept": int(on.argmax()) == self._label,
-                "logit_ratio": float(on[self._label]) / full,
+                "logit_ratio": float(on[self._label]) / full if full else float("nan"),
             }
             for choice, on, off in zip(
                 choices, logits[1 : len(keeps) + 1], logits[len(keeps) + 1 :], strict=True

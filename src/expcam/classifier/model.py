@@ -24,6 +24,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 PHOTO_SIDE = 448
 """Pixels; photographs are shown at least this large."""
 
+LEADING = 1
+"""Index of the first class in the logits of `Classifier.between`."""
+
 Transform = Callable[[Image.Image], Tensor]
 
 
@@ -134,6 +137,10 @@ class Classifier:
         Raises:
             ClassifierError: The module does not give one finite row of logits per image.
         """
+        return self.chosen(self.all_logits(x))
+
+    def all_logits(self, x: Tensor) -> Tensor:
+        """The same of all classes, also where there are only two to choose from."""
         output = self.module(x)
         if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x):
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -147,10 +154,14 @@ class Classifier:
             )
         if not torch.isfinite(output).all():
             raise ClassifierError(f"classifier `{self.name}` gives NaN or infinite logits")
-        if self._pair is not None:
-            lead = output[:, self._pair[0]] - output[:, self._pair[1]]
-            output = torch.stack([lead, torch.zeros_like(lead)], 1)
         return output
+
+    def chosen(self, logits: Tensor) -> Tensor:
+        """Logits ``(batch, 2)`` of the pair, where there is one; of all classes as they are."""
+        if self._pair is None:
+            return logits
+        lead = logits[:, self._pair[0]] - logits[:, self._pair[1]]
+        return torch.stack([torch.zeros_like(lead), lead], 1)
 
     def with_module(self, module: nn.Module) -> "Classifier":
         """The same classifier with another module in place of its own."""
@@ -161,8 +172,9 @@ class Classifier:
     def between(self, first: int, second: int) -> "Classifier":
         """The same classifier when it has only two classes to choose from.
 
-        Its `logits` are how far the first class leads the second, and 0: the softmax of the two
-        classes' own logits is the same, and a gradient explains the difference.
+        Its `logits` are 0 and how far the first class leads the second, which has index 1
+        (`LEADING`) there: the softmax of the two classes' own logits is the same, a gradient
+        explains the difference, and a tie goes to the second class.
         """
         pair = copy.copy(self)
         pair._pair = (first, second)

@@ -57,13 +57,13 @@ class Check:
             self._views.append(_View(torch.zeros_like(problem.x), True, ROUNDING))
 
     def margins(
-        self, masks: Tensor, *, views: int | None = None, all_views: bool = False
+        self, masks: Tensor, *, hardest_only: bool = False, all_views: bool = False
     ) -> Tensor:
         """By how many logits each mask does what was asked, on the view where it is worst.
 
         Args:
             masks: Boolean ``(n, H, W)``.
-            views: Look at so many of the hardest views only.
+            hardest_only: Look at the view alone that is the hardest so far.
             all_views: Look at all views, also where a mask has failed on one already.
 
         Returns:
@@ -73,7 +73,7 @@ class Check:
         worst = torch.full((len(masks),), torch.inf, device=masks.device)
         alive = torch.arange(len(masks), device=masks.device)
         tried, stages = 0, list(STAGES) if not all_views else []
-        last = views or len(self._views)
+        last = 1 if hardest_only else len(self._views)
         while tried < last and len(alive):
             size = stages.pop(0) if stages else len(self._views)
             margins = self._on(masks[alive], self._views[tried : tried + size])
@@ -115,7 +115,7 @@ class Check:
 def needed(problem: Problem, background: str, margin: float = MARGIN) -> float:
     """By how many logits the label must lead on a background, given the margin on noise.
 
-    A label that leads by little on the whole image is not asked for more on a part of it, and
+    A label that leads by little on the whole image is asked for half as much on a part of it, and
     one that trails there (a target of the caller's choice) must lead at all.
     """
     if background not in bg.RANDOM:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from expcam.classifier.frozen import frozen
-from expcam.classifier.model import Classifier
+from expcam.classifier.model import LEADING, Classifier
 from expcam.errors import OptionError
 from expcam.explain.backgrounds import evaluation_backgrounds
 from expcam.explain.baselines import BASELINES, DEFAULT_METHODS
@@ -54,7 +54,7 @@ def compare(
     x = torch.from_numpy(explanation.input).to(classifier.device)
     label = explanation.label
     if explanation.contrast is not None:
-        classifier, label = classifier.between(label, explanation.contrast), 0
+        classifier, label = classifier.between(label, explanation.contrast), LEADING
     backgrounds = evaluation_backgrounds(x, explanation.seed)
     rows = []
     with frozen(classifier.module):

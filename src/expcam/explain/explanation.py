@@ -37,7 +37,8 @@ class Explanation:
         area: Share of pixels kept.
         kept: Whether the explanation, on the mean colour, has the label.
         robustness: Share of eight backgrounds, unseen in training, on which it has.
-        necessary: Whether the image without the mask's pixels loses the label.
+        necessary: Whether the image without the mask's pixels loses the label; false where it
+            does not have it in the first place.
         draws: Further backgrounds tried, unseen in training and independent: half N(0, 1), half
             U(-1, 1) noise in normalised space.
         draws_kept: On how many of them the label is kept.
@@ -88,7 +89,7 @@ class Explanation:
 
     @property
     def holds(self) -> bool:
-        """Whether the mask does what was asked for, on the mean colour."""
+        """Whether the mask does what was asked for on the mean colour; see also ``robustness``."""
         asked = OBJECTIVES[self.objective]
         return (self.kept or not asked.checks) and (self.necessary or not asked.removal)
 

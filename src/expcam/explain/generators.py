@@ -116,10 +116,10 @@ def fitted(name: str, x: Tensor, guess: Tensor, seed: int) -> nn.Module:
     if shared:
         optimizer = torch.optim.Adam(shared, lr=FIT_RATE)
         for _ in range(FIT_STEPS):
-            optimizer.zero_grad()
+            generator.zero_grad()
             F.mse_loss(generator(x), guess).backward()
             optimizer.step()
-        optimizer.zero_grad()
+        generator.zero_grad()
     with torch.no_grad():
         rest = (guess - generator(x))[None, None]
         for key, grid in generator.named_parameters():

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from expcam.classifier.model import Classifier
+from expcam.classifier.model import LEADING, Classifier
 from expcam.errors import ClassifierError, TargetError
 from expcam.explain.taps import stage_outputs, tapped
 from expcam.explain.terms import Reference
@@ -48,6 +48,11 @@ class Problem:
     passes: Passes = field(default_factory=Passes)
 
     @property
+    def predicted(self) -> bool:
+        """Whether the classifier gives the whole image the class to be explained."""
+        return int(self.reference.logits.argmax()) == self.label
+
+    @property
     def label(self) -> int:
         """Index of the class to be explained, among the classifier's logits."""
         return self.reference.label
@@ -73,8 +78,7 @@ def pose(
         ClassifierError: The classifier gives no finite logits, or no gradient.
         TargetError: No such class, or a class compared to itself.
     """
-    with torch.enable_grad():
-        logits, activations = stage_outputs(classifier, x.clone().requires_grad_())
+    logits, activations = stage_outputs(classifier, x.clone().requires_grad_())
     if not logits.requires_grad:
         raise ClassifierError(
             f"classifier `{classifier.name}` passes no gradient to its input, "
@@ -86,7 +90,8 @@ def pose(
     if against == label:
         raise TargetError(f"class `{classifier.label_name(label)}` cannot be compared to itself")
     if against is not None:
-        logits = torch.stack([logits[label] - logits[against], torch.zeros_like(logits[label])])
+        lead = logits[label] - logits[against]
+        logits = torch.stack([torch.zeros_like(lead), lead])
     return Problem(
         classifier=classifier if against is None else classifier.between(label, against),
         target=label,
@@ -96,7 +101,7 @@ def pose(
         reference=Reference(
             logits=logits,
             activations={name: each.detach() for name, each in activations.items()},
-            label=label if against is None else 0,
+            label=label if against is None else LEADING,
         ),
         passes=Passes(forward=1),
     )
@@ -130,14 +135,17 @@ def respond(
     classifier, counts = problems[0].classifier, [len(each) for each in composites]
     names = list(problems[0].reference.activations) if taps else []
     with tapped(classifier.module, names) as outputs:
-        logits = classifier.logits(torch.cat(list(composites)))
+        logits = classifier.all_logits(torch.cat(list(composites)))
     activations = {name: output.split(counts) for name, output in outputs.items()}
     for problem, count in zip(problems, counts, strict=True):
         problem.passes.forward += count
         problem.passes.backward += count
     return [
-        Response(rows, {name: parts[place] for name, parts in activations.items()})
-        for place, rows in enumerate(logits.split(counts))
+        Response(
+            problem.classifier.chosen(rows),
+            {name: parts[place] for name, parts in activations.items()},
+        )
+        for place, (problem, rows) in enumerate(zip(problems, logits.split(counts), strict=True))
     ]
 
 

@@ -55,7 +55,7 @@ def _without_spares(mask: Tensor, side: int, check: Check) -> Tensor:
     """
     while True:
         cells, dropped = _cells(mask, side), False
-        margins = check.margins(mask & ~cells, views=1)
+        margins = check.margins(mask & ~cells, hardest_only=True)
         order = margins.argsort(descending=True, stable=True)
         spare = cells[order[: int((margins > 0).sum())]]
         count = len(spare)

@@ -12,16 +12,17 @@ from torch import Tensor
 from expcam.classifier.frozen import frozen
 from expcam.classifier.images import ImageSource
 from expcam.classifier.model import Classifier, Prepared
-from expcam.errors import OptionError
+from expcam.errors import OptionError, TargetError
 from expcam.explain.explanation import Explanation
 from expcam.explain.metrics import clopper_pearson, verify
-from expcam.explain.objectives import DEFAULT_OBJECTIVE
+from expcam.explain.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
 from expcam.explain.problem import pose
 from expcam.explain.progress import Progress, silent
-from expcam.explain.recipes import DEFAULT_RECIPE, RECIPES, check_options
+from expcam.explain.recipes import DEFAULT_RECIPE, PUBLISHED_RECIPE, RECIPES, check_options
 from expcam.explain.solver import Task
 
 LARGEST_INSTANCE = 0.5
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 CHUNKS = {"cpu": 4}
 CHUNK = 32
 """Images solved together: on a CPU a few fill the cores, and more only fill its memory."""
@@ -53,7 +54,7 @@ def explain_image(
         area: The share of pixels that the mask is to have, in (0, 1]: the best mask of that
             size. None for the smallest mask that does what was asked.
         recipe: A key of `RECIPES`.
-        seed: From 0 below 2³¹; the same seed gives the same mask on the same machine.
+        seed: From 0 below 2³¹; the same seed gives the same mask on the same machine, on a CPU.
         progress: Called after each step.
 
     Returns:
@@ -113,6 +114,10 @@ def explain_images(
     if chunk is not None and chunk < 1:
         raise OptionError(f"chunk {chunk} is out of range: at least 1")
     prepared = [classifier.prepare(image) for image in images]
+    if contrast is not None and target is None and len(images) > 1:
+        _check_contrast(classifier, prepared, contrast)
+    if recipe == PUBLISHED_RECIPE:  # it solves one by one in any case
+        chunk = 1
     chunk = chunk or CHUNKS.get(classifier.device.type, CHUNK)
     done: list[Explanation] = []
     while len(done) < len(images):
@@ -121,6 +126,7 @@ def explain_images(
         _, same_size = next(groupby(rest, lambda each: each.input.shape))
         some = list(same_size)[:chunk]
         sources = [_source(image) for image in images[len(done) :][: len(some)]]
+        failed = False
         try:
             done += _solve(
                 classifier,
@@ -135,9 +141,10 @@ def explain_images(
         except RuntimeError as error:
             if len(some) == 1 or not _out_of_memory(error):
                 raise
-            chunk = len(some) // 2
-            if classifier.device.type == "cuda":
-                torch.cuda.empty_cache()
+            chunk, failed = len(some) // 2, True
+        # Outside of the handler, where the error no longer holds what filled the memory.
+        if failed and classifier.device.type == "cuda":
+            torch.cuda.empty_cache()
     return done
 
 
@@ -163,12 +170,14 @@ def explain_instances(
         target: Class to explain; None for the predicted one.
         recipe: A key of `RECIPES`.
         seed: From 0 below 2³¹.
-        most: Stop after this many.
+        most: Stop after this many, at least 1.
         progress: Called after each step.
 
     Returns:
         At least one explanation; the first is that of `explain_image`.
     """
+    if most < 1:
+        raise OptionError(f"most {most} is out of range: at least 1")
     task = Task(DEFAULT_OBJECTIVE, None, seed)
     check_options(recipe, task)
     prepared = classifier.prepare(image)
@@ -208,8 +217,14 @@ def _solve(
 ) -> list[Explanation]:
     """Explain images of one size in one batch."""
     start = time.monotonic()
-    with frozen(classifier.module):
+    with frozen(classifier.module), torch.enable_grad():
         problems = [pose(classifier, each.input, target, contrast, allowed) for each in prepared]
+        for problem in problems:
+            if OBJECTIVES[task.objective].removal and not problem.predicted:
+                raise TargetError(
+                    f"the classifier does not say `{classifier.label_name(problem.target)}`, so "
+                    f"nothing is necessary for it (objective `{task.objective}`)"
+                )
         solutions = RECIPES[recipe](problems, task, progress)
         verified = [
             verify(problem.classifier, problem.x, solution.mask, problem.label, task.seed)
@@ -235,7 +250,7 @@ def _solve(
                 area=found.area,
                 kept=found.kept,
                 robustness=found.robustness,
-                necessary=found.necessary,
+                necessary=problem.predicted and found.necessary,
                 draws=found.draws,
                 draws_kept=found.draws_kept,
                 bound=clopper_pearson(found.draws_kept, found.draws),
@@ -256,6 +271,18 @@ def _solve(
     return explanations
 
 
+def _check_contrast(
+    classifier: Classifier, prepared: Sequence[Prepared], contrast: int | str
+) -> None:
+    """Raise `TargetError` before any work for an image that has the contrast's own class."""
+    with frozen(classifier.module), torch.inference_mode():
+        for each in prepared:
+            logits = classifier.logits(each.input[None])[0]
+            if int(logits.argmax()) == classifier.class_index(contrast, len(logits)):
+                name = classifier.label_name(int(logits.argmax()))
+                raise TargetError(f"class `{name}` cannot be compared to itself")
+
+
 def _source(image: ImageSource | Tensor) -> str:
     return Path(image).name if isinstance(image, str | Path) else ""
 
@@ -270,5 +297,7 @@ def _part_of(progress: Progress, before: int, now: int, images: int) -> Progress
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    # On a CPU only the text tells.
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+    # Elsewhere than on CUDA only the text tells.
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in OUT_OF_MEMORY
+    )

@@ -30,6 +30,11 @@ from expcam.explain.progress import Progress
 from expcam.explain.pruning import prune
 from expcam.explain.terms import Observation, objective
 
+REMOVAL = "removal"
+"""Stands for the image without the mask's pixels where others are named by their background."""
+RELAXED_AREAS = (0.1, 0.2, 0.3, 0.4, 0.5)
+"""What is tried where no mask passed on all views."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -38,7 +43,7 @@ class Task:
     Attributes:
         objective: A key of `OBJECTIVES`.
         area: The share of pixels that the mask must have; None for as few as can be.
-        seed: The same seed gives the same mask on the same machine.
+        seed: The same seed gives the same mask on the same machine, on a CPU.
     """
 
     objective: str
@@ -146,8 +151,8 @@ def solve_constrained(
 
     Returns:
         For each problem the smallest mask that passed the check, pruned; with an exact area, the
-        best one of that area. Where no mask passed, the smallest that did on most views, and if
-        not even that, all allowed pixels.
+        best one of that area. Where no mask passed, one of `RELAXED_AREAS` that did on most
+        views, and if not even that, all allowed pixels.
     """
     searches = [Search(problem, recipe, task) for problem in problems]
     taps = any(name == "act" for name, _ in recipe.weights)
@@ -187,6 +192,10 @@ class Search:
             **(dict(recipe.weights) if self._objective.training else {}),
             **(dict(recipe.removal_weights) if self._objective.removal else {}),
         }
+        self._needed = {
+            view: needed(problem, view, recipe.margin)
+            for view in (*self._objective.training, REMOVAL)
+        }
         # Where no background is random, a lead is known and need not be waited for.
         self._haste = 1 if bg.RANDOM.intersection(self._objective.training) else 2
         self._rng = bg.training_rng(task.seed)
@@ -214,7 +223,7 @@ class Search:
             self._views.append(name)
             composites.append(keep * x + (1 - keep) * bg.BACKGROUNDS[name](x, self._rng))
         if self._objective.removal:
-            self._views.append("removal")
+            self._views.append(REMOVAL)
             composites.append((1 - keep) * x)
         return torch.stack(composites)
 
@@ -225,7 +234,7 @@ class Search:
         lead = leads(logits.detach(), self.problem.label)
         lead[kept:] *= -1
         for view, value in zip(self._views, lead.tolist(), strict=True):
-            self._leads[view] = value - needed(self.problem, view, self._recipe.margin)
+            self._leads[view] = value - self._needed[view]
         seen = Observation(
             probability=self._probability,
             logits=logits[:kept],
@@ -281,7 +290,7 @@ class Search:
         # An edge as wide as the logits spread, so that the probabilities rank all pixels.
         ranks = project(logits, self.problem.allowed, area, 1.0)
         margin = self._check.margins((ranks > 0.5)[None], all_views=all_views)
-        return _Candidate(area, ranks, float(margin))
+        return _Candidate(min(area, self._largest), ranks, float(margin))
 
     def _start(self, guess: Tensor) -> float:
         """Area to start from: of a level set of the first guess that holds, by halving."""
@@ -296,9 +305,9 @@ class Search:
         return min(LEVELS[low], self._recipe.largest_start)
 
     def _relaxed(self) -> _Candidate:
-        """The smallest level set of the last logits that does what was asked on most views."""
+        """Of a few level sets of the last logits the smallest that holds on most views."""
         logits = self._generator(self.problem.x).detach()
-        for area in (level for level in LEVELS if self._area <= level <= self._largest / 2):
+        for area in (each for each in RELAXED_AREAS if each < self._largest):
             ranks = project(logits, self.problem.allowed, area, 1.0)
             if self._check.share(ranks > 0.5) >= self._recipe.acceptable:
                 return _Candidate(area, ranks, 0.0)
@@ -317,7 +326,7 @@ class Search:
 
 
 def first_guess(problem: Problem) -> Tensor:
-    """Where to start: Grad-CAM, or a centred disc where there is no feature map; ``(H, W)``."""
+    """Where to start: Grad-CAM, or a centred disc where that says nothing; ``(H, W)``."""
     stages = problem.reference.activations
     try:
         guess = gradcam_at(problem.classifier, problem.x, problem.label, stages)
@@ -325,7 +334,9 @@ def first_guess(problem: Problem) -> Tensor:
         problem.passes.backward += 1
     except ClassifierError:
         guess = centred_disc(problem.classifier, problem.x, problem.label)
-    return (guess - guess.mean()) / (guess.std() + 1e-12)
+    if float(guess.std()) == 0:
+        guess = centred_disc(problem.classifier, problem.x, problem.label)
+    return (guess - guess.mean()) / guess.std()
 
 
 def project(logits: Tensor, allowed: Tensor, area: float, width: float) -> Tensor:
