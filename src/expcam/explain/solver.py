@@ -30,6 +30,8 @@ from expcam.explain.progress import Progress
 from expcam.explain.pruning import prune
 from expcam.explain.terms import Observation, objective
 
+MATCHING = {"act", "kl", "rob"}
+"""Terms that compare with what the classifier makes of the whole image."""
 REMOVAL = "removal"
 """Stands for the image without the mask's pixels where others are named by their background."""
 RELAXED_AREAS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -100,7 +102,13 @@ class ConstrainedRecipe:
     """
 
     generator: str = "autoencoder"
-    weights: tuple[tuple[str, float], ...] = (("hold", 1.0), ("tv", 0.3))
+    weights: tuple[tuple[str, float], ...] = (
+        ("hold", 1.0),
+        ("act", 0.1),
+        ("kl", 0.3),
+        ("rob", 0.3),
+        ("tv", 0.3),
+    )
     removal_weights: tuple[tuple[str, float], ...] = (("lose", 1.0), ("tv", 0.3))
     steps: int = 120
     patience: int = 45
@@ -192,6 +200,9 @@ class Search:
             **(dict(recipe.weights) if self._objective.training else {}),
             **(dict(recipe.removal_weights) if self._objective.removal else {}),
         }
+        if not problem.predicted:
+            # What the classifier makes of the whole image is another class.
+            self._weights = {name: w for name, w in self._weights.items() if name not in MATCHING}
         self._needed = {
             view: needed(problem, view, recipe.margin)
             for view in (*self._objective.training, REMOVAL)

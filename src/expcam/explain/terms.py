@@ -53,7 +53,7 @@ class Observation:
 
 
 def activation_matching(seen: Observation) -> Tensor:
-    """Weighted distance between the activations of the image and of the explanation.
+    """Weighted distance between the activations of the image and of the first composite.
 
     The two shallowest taps are compared by direction (1 - cosine over channels), the deeper ones
     by the squared difference after standardising each channel over space.
@@ -71,13 +71,13 @@ def activation_matching(seen: Observation) -> Tensor:
 
 
 def cross_entropy(seen: Observation) -> Tensor:
-    """Cross-entropy of the explanation against the class."""
+    """Cross-entropy of the first composite against the class."""
     label = torch.tensor([seen.reference.label], device=seen.logits.device)
     return F.cross_entropy(seen.logits[:1], label)
 
 
 def distillation(seen: Observation) -> Tensor:
-    """``T² KL(softmax(f(x)/T) ‖ softmax(f(e)/T))`` with ``T = 2``."""
+    """``T² KL(softmax(f(x)/T) ‖ softmax(f(e)/T))`` of the first composite, with ``T = 2``."""
     return KL_TEMPERATURE**2 * _divergence(
         seen.reference.logits / KL_TEMPERATURE, seen.logits[:1] / KL_TEMPERATURE
     )
