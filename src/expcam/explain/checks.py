@@ -10,7 +10,7 @@ from expcam.explain.objectives import Objective
 from expcam.explain.problem import Problem
 
 BATCH = 32
-MARGIN = 0.6
+MARGIN = 0.75
 """Logits by which the label must lead on the noise of a check.
 
 From one draw of noise to the next the lead of a small mask varies by 0.5 to 1 logits."""

@@ -34,6 +34,8 @@ MATCHING = {"act", "kl", "rob"}
 """Terms that compare with what the classifier makes of the whole image."""
 REMOVAL = "removal"
 """Stands for the image without the mask's pixels where others are named by their background."""
+POLISH = (0.5, 0.6, 0.7, 0.8, 0.9)
+"""Shares of the best mask's area that are tried at the end, the smallest first."""
 RELAXED_AREAS = (0.1, 0.2, 0.3, 0.4, 0.5)
 """What is tried where no mask passed on all views."""
 
@@ -76,7 +78,8 @@ class ConstrainedRecipe:
     Attributes:
         generator: A key of `GENERATORS`.
         weights: Terms of the objective for what keeps the mask's pixels; area and binarity are
-            constraints here.
+            constraints here. Terms that match the whole image's activations and output can be
+            added; they made masks that keep the label on one background several times larger.
         removal_weights: Terms for the image without them.
         steps: Number of updates, at most.
         patience: Stop when so many steps of the second half have found no better mask.
@@ -102,13 +105,7 @@ class ConstrainedRecipe:
     """
 
     generator: str = "autoencoder"
-    weights: tuple[tuple[str, float], ...] = (
-        ("hold", 1.0),
-        ("act", 0.1),
-        ("kl", 0.3),
-        ("rob", 0.3),
-        ("tv", 0.3),
-    )
+    weights: tuple[tuple[str, float], ...] = (("hold", 1.0), ("tv", 0.3))
     removal_weights: tuple[tuple[str, float], ...] = (("lose", 1.0), ("tv", 0.3))
     steps: int = 120
     patience: int = 45
@@ -277,6 +274,8 @@ class Search:
 
     def solution(self) -> Solution:
         """The best mask, pruned unless its area was given."""
+        if self._budget is None:
+            self._polish()
         best = self._best
         if best.margin <= 0 and self._budget is None:
             best = self._relaxed()
@@ -314,6 +313,18 @@ class Search:
             else:
                 low = middle + 1
         return min(LEVELS[low], self._recipe.largest_start)
+
+    def _polish(self) -> None:
+        """Try smaller level sets of the best ranking and of the last one."""
+        best = self._best
+        for logits in (best.ranks, self._generator(self.problem.x).detach()):
+            for factor in POLISH:
+                if factor * best.area >= self._best.area:
+                    break
+                candidate = self._tried(logits, factor * best.area)
+                if candidate.margin > 0:
+                    self._best = candidate
+                    break
 
     def _relaxed(self) -> _Candidate:
         """Of a few level sets of the last logits the smallest that holds on most views."""
