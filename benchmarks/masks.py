@@ -243,23 +243,34 @@ def plot(rows: pd.DataFrame, path: Path) -> None:
     """Mean robustness of the level sets against their area, a panel per classifier."""
     names = list(rows["classifier"].unique())
     figure, axes = plt.subplots(
-        1, len(names), figsize=(6 * len(names), 4.5), sharey=True, squeeze=False
+        1,
+        len(names),
+        figsize=(6 * len(names), 5),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
+    lines = {}
     for axis, name in zip(axes[0], names, strict=True):
         for colour, method in enumerate(METHODS):
             some = rows[(rows["classifier"] == name) & (rows["method"] == method)]
             if some.empty:
                 continue
             mean = pd.DataFrame(some["curve"].tolist()).mean()
-            axis.plot(LEVELS, mean, color=f"C{colour}", label=f"{method} ({len(some)})")
+            (lines[method],) = axis.plot(LEVELS, mean, color=f"C{colour}")
             if method in OURS:
                 axis.plot(some["area"].median(), some["robustness"].mean(), "o", color=f"C{colour}")
         axis.set(title=name, xscale="log", xlabel="share of pixels kept", ylim=(0, 1.02))
         axis.xaxis.set_major_formatter("{x:.1%}")
         axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("share of the eight backgrounds on which the label is kept")
-    axes[0][-1].legend(fontsize=8, title="level sets (photographs); dots: the masks themselves")
-    figure.tight_layout()
+    axes[0][0].set_ylabel("share of the eight backgrounds kept")
+    figure.legend(
+        lines.values(),
+        lines,
+        loc="outside lower center",
+        ncols=4,
+        title="level sets; dots: the masks themselves",
+    )
     figure.savefig(path, dpi=110)
 
 
