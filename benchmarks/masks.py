@@ -15,9 +15,8 @@ left out unless asked for with ``--split``.
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from expcam.classifier.frozen import frozen
 from expcam.explain.backgrounds import evaluation_backgrounds
 from expcam.explain.baselines import BASELINES
 from expcam.explain.metrics import LEVELS, level_set, predictions
+from expcam.explain.problem import Passes
 from expcam.explain.pruning import pieces
 from expcam.files import written_whole
 
@@ -66,19 +66,6 @@ METHODS = (*OURS, *BASELINES)
 KEY = ["classifier", "photo", "method"]
 BORDER = 14
 """The border is one such part of the shorter side wide."""
-
-
-@dataclass
-class Passes:
-    """What a forward hook and the gradients of the logits saw, in images."""
-
-    forward: int = 0
-    backward: int = 0
-
-    @property
-    def cost(self) -> float:
-        """In units of a forward and a backward pass."""
-        return (self.forward + 2 * self.backward) / 3
 
 
 @contextmanager
@@ -202,11 +189,11 @@ def run(args: argparse.Namespace) -> pd.DataFrame:
 
 def chosen(folder: Path, split: str) -> list[Path]:
     """The photographs of a split, by name."""
-    tuned: Callable[[Path], bool] = lambda path: any(name in path.stem for name in TUNED_ON)  # noqa: E731
     photos = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".jpeg", ".jpg", ".png"))
     if split == "all":
         return photos
-    return [path for path in photos if tuned(path) == (split == "tuned")]
+    tuned = {path for path in photos if any(name in path.stem for name in TUNED_ON)}
+    return [path for path in photos if (path in tuned) == (split == "tuned")]
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from expcam.circuits.recording import Recording, record
 from expcam.classifier.frozen import frozen
@@ -39,30 +39,25 @@ class Ablation(nn.Module):
         return activation * keep + self.replacement * (1 - keep)
 
 
-def ablatable(module: nn.Module, recording: Recording) -> tuple[nn.Module, dict[str, Ablation]]:
-    """A copy of a module, sharing its weights, with an `Ablation` behind each layer's activation.
-
-    Args:
-        module: The module that was recorded, in evaluation mode.
-        recording: What `record` made of it.
+def ablatable(recording: Recording) -> tuple[nn.Module, dict[str, Ablation]]:
+    """Put an `Ablation` behind each layer's activation in a recording's traced module.
 
     Returns:
-        The copy, and its ablations by layer; the layer of the classes has none.
+        That module, which shares the weights of the one that was recorded, and its ablations by
+        layer; the layer of the classes has none.
     """
-    traced = fx.symbolic_trace(module)
-    nodes = {node.name: node for node in traced.graph.nodes}
+    traced = recording.traced
     ablations: dict[str, Ablation] = {}
     for place, (name, layer) in enumerate(recording.layers.items()):
         if name == recording.output_layer:
             continue
         ablations[name] = Ablation(layer.activation.detach())
         traced.add_submodule(f"expcam_ablation_{place}", ablations[name])
-        node = nodes[layer.node]
-        with traced.graph.inserting_after(node):
-            inserted = traced.graph.call_module(f"expcam_ablation_{place}", (node,))
-        node.replace_all_uses_with(
-            inserted, delete_user_cb=lambda user, own=inserted: user is not own
-        )
+        with traced.graph.inserting_after(layer.node):
+            inserted = traced.graph.call_module(f"expcam_ablation_{place}", (layer.node,))
+        users = [user for user in layer.node.users if user is not inserted]
+        for user in users:
+            user.replace_input_with(layer.node, inserted)
     traced.recompile()
     return traced, ablations
 
@@ -91,8 +86,7 @@ def ablate(
     # Only the shapes of this image matter.
     x = classifier.prepare(np.zeros((256, 256, 3), np.uint8)).input
     with frozen(classifier.module) as module:
-        recording = record(module, x[None])
-        copy, ablations = ablatable(module, recording)
+        copy, ablations = ablatable(record(module, x[None]))
         for layer, channel in nodes:
             if layer not in ablations:
                 raise OptionError(

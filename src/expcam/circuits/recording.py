@@ -71,7 +71,7 @@ class Layer:
         activation: Its output behind batch norm and nonlinearity, up to the first sum,
             concatenation or pooling; part of the autograd graph.
         scale: Signed per-channel scale between its weights and ``activation``, ``(out,)``.
-        node: Name of the node of the traced graph that gives ``activation``.
+        node: The node of the traced graph that gives ``activation``.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Layer:
     reads: list[Read]
     activation: Tensor
     scale: Tensor
-    node: str
+    node: fx.Node
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +91,13 @@ class Recording:
         layers: By name.
         logits: ``(1, classes)``, part of the autograd graph.
         output_layer: The layer whose channels are the classes.
+        traced: The module as it was traced, sharing its weights.
     """
 
     layers: dict[str, Layer]
     logits: Tensor
     output_layer: str
+    traced: fx.GraphModule
 
 
 def record(module: nn.Module, e: Tensor) -> Recording:
@@ -124,7 +126,9 @@ def record(module: nn.Module, e: Tensor) -> Recording:
     sources = {flow.source for flow in flows} - {INPUT}
     if len(sources) != 1 or len(flows) != 1:
         raise ClassifierError("the logits do not come from one layer, so it has no circuit here")
-    return Recording(layers=recorder.layers, logits=logits, output_layer=sources.pop())
+    return Recording(
+        layers=recorder.layers, logits=logits, output_layer=sources.pop(), traced=traced
+    )
 
 
 @contextmanager
@@ -272,7 +276,7 @@ class _Recorder(fx.Interpreter):
             reads=reads,
             activation=result,
             scale=torch.ones(len(weight), dtype=weight.dtype, device=weight.device),
-            node=n.name,
+            node=n,
         )
         self.owner[n] = name
         self.flows[n] = whole(name, result.detach())
@@ -283,7 +287,7 @@ class _Recorder(fx.Interpreter):
             return False
         name = self.owner[n] = self.owner[source]
         layer = self.layers[name]
-        layer.activation, layer.node = result, n.name
+        layer.activation, layer.node = result, n
         if scale is not None:
             layer.scale = layer.scale * scale
         self.flows[n] = whole(name, result.detach())

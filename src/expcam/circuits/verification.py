@@ -16,12 +16,12 @@ from expcam.classifier.images import ImageSource
 from expcam.classifier.model import Classifier
 from expcam.errors import OptionError
 from expcam.explain.explanation import Explanation
+from expcam.explain.metrics import BATCH
 from expcam.explain.progress import Progress, silent
 
 SIZES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 """Shares of each layer's channels that are kept, or removed."""
 RANDOM_DRAWS = 5
-BATCH = 32
 ROUNDING = 1e-4
 WITHIN = 0.2
 """A circuit is sufficient when the label holds and the logit lies so near the whole model's."""
@@ -161,7 +161,7 @@ def verify_circuit(
             }
             choices = _choices(scores, counts, sizes, draws, rng)
             matched = _matched(chosen, counts, draws, rng)
-            copy, ablated = ablatable(module, recording)
+            copy, ablated = ablatable(recording)
             tester = _Tester(classifier.with_module(copy), ablated, x, label, others, rng)
             for ablation in ablations:
                 tester.prepare(ablation)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from expcam.explain import backgrounds as bg
+from expcam.explain.metrics import BATCH
 from expcam.explain.objectives import Objective
 from expcam.explain.problem import Problem
 
-BATCH = 32
 MARGIN = 0.75
 """Logits by which the label must lead on the noise of a check.
 

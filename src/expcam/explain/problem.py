@@ -147,8 +147,3 @@ def respond(
         )
         for place, (problem, rows) in enumerate(zip(problems, logits.split(counts), strict=True))
     ]
-
-
-def straight_through(probability: Tensor, hard: Tensor) -> Tensor:
-    """The values of ``hard``, the gradient of ``probability``."""
-    return hard + probability - probability.detach()

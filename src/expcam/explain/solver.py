@@ -274,15 +274,15 @@ class Search:
 
     def solution(self) -> Solution:
         """The best mask, pruned unless its area was given."""
-        if self._budget is None:
-            self._polish()
+        if self._budget is not None:
+            return Solution(self._best.ranks > 0.5, self._best.ranks, cell=0)
+        last = self._generator(self.problem.x).detach()
+        self._polish(last)
         best = self._best
-        if best.margin <= 0 and self._budget is None:
-            best = self._relaxed()
-        mask = best.ranks > 0.5
-        if best.margin <= 0 or self._budget is not None:
-            return Solution(mask, best.ranks, 0)
-        pruned = prune(mask, self._check)
+        if best.margin <= 0:
+            best = self._relaxed(last)
+            return Solution(best.ranks > 0.5, best.ranks, cell=0)
+        pruned = prune(best.ranks > 0.5, self._check)
         ranks = torch.where(pruned.mask, best.ranks, best.ranks.clamp(max=0.5))
         return Solution(pruned.mask, ranks, pruned.cell)
 
@@ -314,10 +314,10 @@ class Search:
                 low = middle + 1
         return min(LEVELS[low], self._recipe.largest_start)
 
-    def _polish(self) -> None:
-        """Try smaller level sets of the best ranking and of the last one."""
+    def _polish(self, last: Tensor) -> None:
+        """Try smaller level sets of the best ranking and of the last logits."""
         best = self._best
-        for logits in (best.ranks, self._generator(self.problem.x).detach()):
+        for logits in (best.ranks, last):
             for factor in POLISH:
                 if factor * best.area >= self._best.area:
                     break
@@ -326,11 +326,10 @@ class Search:
                     self._best = candidate
                     break
 
-    def _relaxed(self) -> _Candidate:
+    def _relaxed(self, last: Tensor) -> _Candidate:
         """Of a few level sets of the last logits the smallest that holds on most views."""
-        logits = self._generator(self.problem.x).detach()
         for area in (each for each in RELAXED_AREAS if each < self._largest):
-            ranks = project(logits, self.problem.allowed, area, 1.0)
+            ranks = project(last, self.problem.allowed, area, 1.0)
             if self._check.share(ranks > 0.5) >= self._recipe.acceptable:
                 return _Candidate(area, ranks, 0.0)
         return self._best
