@@ -45,8 +45,8 @@ def test_edges_by_hand(micro: expcam.Classifier, all_kept: expcam.Explanation) -
     colour, one, two = ([(layer, n) for n in range(3)] for layer in ("input", "conv1", "conv2"))
     yes = ("fc", 1)
     expected = {
-        (colour[0], one[0]): (2, 2), (colour[1], one[0]): (0, 0), (colour[2], one[0]): (0, 0),
-        (colour[0], one[1]): (0, 0), (colour[1], one[1]): (8, -8), (colour[2], one[1]): (12, 12),
+        # A weight of exactly zero is no edge.
+        (colour[0], one[0]): (2, 2), (colour[1], one[1]): (8, -8), (colour[2], one[1]): (12, 12),
         (one[0], two[0]): (1, 1), (one[1], two[0]): (1, 1),
         (one[0], two[1]): (2, 2), (one[1], two[1]): (4, -4),
         (one[0], yes): (1, 1), (one[1], yes): (8, 8),

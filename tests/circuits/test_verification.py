@@ -9,9 +9,13 @@ import torch
 from torch import nn
 
 import expcam
-from expcam.circuits.verification import OURS, RANDOM, SCORES, CircuitCheck
+from expcam.circuits.choosing import RANDOM
+from expcam.circuits.scores import NODE_SCORES
+from expcam.circuits.verification import RANDOMISED, CircuitCheck
 from expcam.errors import OptionError
 from tests.helpers import EXAMPLES, keeping_everything
+
+OURS = "relevance"
 
 
 def row(check: CircuitCheck, method: str, ablation: str = "zero") -> pd.Series:
@@ -85,15 +89,17 @@ def test_a_real_circuit_is_measured_beside_controls(
         sizes=[0.1, 0.5],
         draws=3,
     )
-    assert set(check.curves["method"]) == {*SCORES, RANDOM}
-    assert len(check.curves) == 2 * 2 * (len(SCORES) + 3)
-    assert set(check.summary().columns) == {"distance", "removal", "smallest", "label_kept"}
+    assert set(check.curves["method"]) == {*NODE_SCORES, RANDOM, RANDOMISED}
+    assert len(check.curves) == 2 * 2 * (len(NODE_SCORES) + 1 + 3)
+    assert set(check.summary().columns) == {
+        "distance", "spread", "removal", "smallest", "label_kept"
+    }
     again = expcam.verify_circuit(bundled, cat_circuit, [cat], sizes=[0.1, 0.5], draws=3)
     zero = check.curves.query("ablation == 'zero'").reset_index(drop=True)
     pd.testing.assert_frame_equal(zero, again.curves)
     # Removing the relevant channels takes more of the logit than removing random ones. (Kept
     # alone they overshoot on this photograph, so that controls lie nearer to 1: it is said so.)
-    summary = check.summary().loc["zero"]
+    summary = check.summary().loc["nodes", "zero"]
     assert summary["removal"][OURS] < summary["removal"][RANDOM]
     as_good = check.controls_as_good("zero")
     assert all(summary["distance"][name] <= summary["distance"][OURS] for name in as_good)

@@ -1,65 +1,91 @@
 """Classifiers of which chosen channels are replaced."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from expcam.circuits.circuit import Node
+from expcam.circuits.program import Runner, capture
 from expcam.circuits.recording import Recording, record
+from expcam.circuits.wiring import wire
 from expcam.classifier.frozen import frozen
 from expcam.classifier.model import Classifier
 from expcam.errors import OptionError
 
-Node = tuple[str, int]
-"""A channel: the name of its layer, and its index there."""
 
+class Ablation:
+    """Replaces channels of a layer's activation.
 
-class Ablation(nn.Module):
-    """Replaces channels of an activation ``(batch, channels, …)``.
+    Args:
+        axis: The dimension of the channels.
+        like: The activation on one image, its first dimension that of the batch, or of the
+            windows of the batch.
 
     Attributes:
         keep: 1 for a channel that passes, 0 for one that is replaced: ``(channels,)``, or
             ``(batch, channels)`` for a choice per image.
-        replacement: What stands in its place, ``(1 or batch, channels, …)``.
+        replacement: What stands in its place; like ``like``, or of one position.
         seen: The latest activation, before any replacement.
     """
 
-    def __init__(self, like: Tensor) -> None:
-        super().__init__()
-        self.keep = torch.ones(like.shape[1], device=like.device)
-        self.replacement = like.new_zeros(1, like.shape[1], *[1] * (like.ndim - 2))
+    def __init__(self, axis: int, like: Tensor) -> None:
+        self.axis = axis
+        self.keep = torch.ones(like.shape[axis], device=like.device)
+        self.replacement = torch.zeros_like(like)
         self.seen = like.detach()
 
-    def forward(self, activation: Tensor) -> Tensor:
+    def __call__(self, activation: Tensor) -> Tensor:
         """Replace what is not kept."""
         self.seen = activation.detach()
-        keep = self.keep.reshape(-1, activation.shape[1], *[1] * (activation.ndim - 2))
-        return activation * keep + self.replacement * (1 - keep)
+        count = self.replacement.shape[self.axis]
+        # Windows, or heads, of an image lie side by side in the batch.
+        images = activation.shape[0] // self.replacement.shape[0]
+        keep = self.keep.expand(images, -1) if self.keep.ndim == 1 else self.keep
+        if self.axis == 0:
+            keep = keep.reshape(-1, *[1] * (activation.ndim - 1))
+        else:
+            keep = keep.repeat_interleave(activation.shape[0] // images, 0)
+            shape = [1] * activation.ndim
+            shape[0], shape[self.axis] = len(keep), count
+            keep = keep.view(shape)
+        replacement = self.replacement.repeat(images, *[1] * (activation.ndim - 1))
+        return activation * keep + replacement * (1 - keep)
 
 
-def ablatable(recording: Recording) -> tuple[nn.Module, dict[str, Ablation]]:
-    """Put an `Ablation` behind each layer's activation in a recording's traced module.
+class Ablated(nn.Module):
+    """A module with ablations behind some of its layers; the weights are shared.
 
-    Returns:
-        That module, which shares the weights of the one that was recorded, and its ablations by
-        layer; the layer of the classes has none.
+    Attributes:
+        ablations: By the name of the layer.
     """
-    traced = recording.traced
-    ablations: dict[str, Ablation] = {}
-    for place, (name, layer) in enumerate(recording.layers.items()):
-        if name == recording.output_layer:
-            continue
-        ablations[name] = Ablation(layer.activation.detach())
-        traced.add_submodule(f"expcam_ablation_{place}", ablations[name])
-        with traced.graph.inserting_after(layer.node):
-            inserted = traced.graph.call_module(f"expcam_ablation_{place}", (layer.node,))
-        users = [user for user in layer.node.users if user is not inserted]
-        for user in users:
-            user.replace_input_with(layer.node, inserted)
-    traced.recompile()
-    return traced, ablations
+
+    def __init__(self, module: nn.Module, ablations: Mapping[str, Ablation]) -> None:
+        super().__init__()
+        self.module = module
+        self.ablations = ablations
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(batch, classes)`` of normalised images ``(batch, 3, H, W)``."""
+        wiring = wire(capture(self.module, x))
+        replaced = {
+            wiring.sites[name].activation: ablation for name, ablation in self.ablations.items()
+        }
+        return Runner(wiring.program, replaced)(self.module, x)
+
+
+def ablated(module: nn.Module, recording: Recording) -> Ablated:
+    """A module with an ablation behind each layer that was recorded, but that of the classes."""
+    return Ablated(
+        module,
+        {
+            name: Ablation(layer.axis, layer.activation.detach())
+            for name, layer in recording.layers.items()
+            if name != recording.output_layer
+        },
+    )
 
 
 @contextmanager
@@ -69,7 +95,8 @@ def ablate(
     """See what a classifier does without some of its channels.
 
     A channel is replaced where its layer's activation is complete: behind the batch norm and the
-    nonlinearity that follow the layer, before any sum, concatenation or pooling.
+    nonlinearity that follow the layer, before any sum, concatenation or pooling. Of attention a
+    channel is a head.
 
     Args:
         classifier: It is left as it was found.
@@ -86,17 +113,20 @@ def ablate(
     # Only the shapes of this image matter.
     x = classifier.prepare(np.zeros((256, 256, 3), np.uint8)).input
     with frozen(classifier.module) as module:
-        copy, ablations = ablatable(record(module, x[None]))
+        with torch.no_grad():
+            copy = ablated(module, record(module, x[None]))
         for layer, channel in nodes:
-            if layer not in ablations:
+            if layer not in copy.ablations:
                 raise OptionError(
-                    f"layer `{layer}` has no channels to ablate; there are: {', '.join(ablations)}"
+                    f"layer `{layer}` has no channels to ablate; there are: "
+                    f"{', '.join(copy.ablations)}"
                 )
-            count = len(ablations[layer].keep)
+            ablation = copy.ablations[layer]
+            count = len(ablation.keep)
             if not 0 <= channel < count:
                 raise OptionError(
                     f"layer `{layer}` has no channel {channel}: it has 0 to {count - 1}"
                 )
-            ablations[layer].keep[channel] = 0
-            ablations[layer].replacement[:, channel] = replacement
+            ablation.keep[channel] = 0
+            ablation.replacement.select(ablation.axis, channel).fill_(replacement)
         yield classifier.with_module(copy)

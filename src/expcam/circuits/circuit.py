@@ -12,6 +12,9 @@ import pandas as pd
 from expcam.errors import FileFormatError
 from expcam.files import written_whole
 
+Node = tuple[str, int]
+"""A channel: the name of its layer, and its index there."""
+
 FORMAT = "expcam-circuit/1"
 NODE_COLUMNS = ("layer", "channel", "depth", "activation", "relevance", "kind")
 EDGE_COLUMNS = (

@@ -1,131 +1,242 @@
-"""Which part of a tensor came from which layer.
+"""Which part of a tensor came from which channel of which layer.
 
-A *flow* follows the channels of one layer's output through everything that does not mix
-channels: batch norm, nonlinearities, pooling, sums, concatenations, depthwise convolutions. All
-flows of a tensor together, plus constants, add up to the tensor.
+A *flow* follows channels of one layer through everything that keeps them apart or mixes them by
+fixed weights: norms, nonlinearities, pooling, sums, concatenations, changes of shape. All flows
+of a tensor, of all channels of all layers, and its constants add up to the tensor.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from math import prod
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from expcam.errors import ClassifierError
+
 INPUT = "input"
 """The layer name of the colour channels of the image."""
+CONSTANT = "constant"
+"""The layer name of everything that does not depend on the image."""
+MOST_NUMBERS = 2**28
+"""No flow is spread over more numbers than this."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flow:
-    """The channels of one source layer inside a tensor.
+    """Channels of one layer inside a tensor, a row for each way that one takes.
+
+    A row adds its ``value`` to one channel of the tensor, or, behind something that mixes
+    channels, its value times a factor to each of them.
 
     Attributes:
         source: Name of the layer that the channels come from.
-        channels: Their indices there, ``(n,)``.
-        start: Channel of the tensor at which they begin; they lie side by side.
-        scale: Product of the per-channel scales on the way, as absolute values, ``(n,)``.
-        value: What they contribute to the tensor, ``(1, n, …)``; behind a flattening, the
-            pixels of each channel are the last dimension.
+        channels: Their indices there, ``(rows,)``; one may have several rows.
+        value: ``(rows, *positions)``; positions are the tensor's dimensions but that of its
+            channels, the batch among them.
+        scale: Product of the fixed scales on the way, as absolute values, ``(rows,)``.
+        columns: The tensor's channel that each row is in, ``(rows,)``.
+        mix: In place of columns the factor for each of the tensor's channels,
+            ``(rows, channels)``.
     """
 
     source: str
     channels: Tensor
-    start: int
-    scale: Tensor
     value: Tensor
+    scale: Tensor
+    columns: Tensor | None = None
+    mix: Tensor | None = None
 
     @property
-    def span(self) -> slice:
-        """The tensor's channels that the flow lies in."""
-        return slice(self.start, self.start + len(self.channels))
+    def positions(self) -> torch.Size:
+        """The shape of what one channel holds."""
+        return self.value.shape[1:]
+
+    def mixed(self, count: int) -> Tensor:
+        """``mix``, also where each row is in one channel, of ``count``."""
+        if self.mix is not None:
+            return self.mix
+        assert self.columns is not None
+        return F.one_hot(self.columns, count).to(self.value)
 
 
-def whole(source: str, value: Tensor) -> list[Flow]:
-    """The single flow of a layer's own output ``(1, channels, …)``."""
-    count = value.shape[1]
-    return [
-        Flow(
-            source=source,
-            channels=torch.arange(count),
-            start=0,
-            scale=torch.ones(count, dtype=value.dtype),
-            value=value,
-        )
-    ]
+def whole(source: str, rows: Tensor, channels: Tensor) -> Flow:
+    """The flow of a layer's own output.
 
-
-def mapped(flows: Sequence[Flow], linear: Callable[[Tensor], Tensor]) -> list[Flow]:
-    """Send each flow through an operation that is linear and keeps channels apart."""
-    return [replace(flow, value=linear(flow.value)) for flow in flows]
-
-
-def scaled(flows: Sequence[Flow], scale: Tensor) -> list[Flow]:
-    """Multiply by one signed factor per channel of the tensor, ``(channels,)``."""
-    result = []
-    for flow in flows:
-        own = scale[flow.span]
-        shape = (1, -1, *[1] * (flow.value.ndim - 2))
-        result.append(
-            replace(flow, scale=flow.scale * own.abs().cpu(), value=flow.value * own.view(shape))
-        )
-    return result
-
-
-def gated(flows: Sequence[Flow], before: Tensor, after: Tensor) -> list[Flow]:
-    """Pass through an elementwise nonlinearity: each flow keeps its share of the tensor.
-
-    For a ReLU the gate is 0 or 1, so the flows of its input that add up to it add up to its
-    output again. Constants that were added before have their share too.
+    Args:
+        source: The layer.
+        rows: Those of its channels that are followed, ``(rows, *positions)``.
+        channels: Which they are.
     """
-    gate = torch.where(before == 0, torch.zeros_like(after), after / before)
-    return [replace(flow, value=flow.value * gate[:, flow.span]) for flow in flows]
+    return Flow(
+        source=source,
+        channels=channels,
+        value=rows,
+        scale=rows.new_ones(len(rows)),
+        columns=channels,
+    )
 
 
-def max_pooled(flows: Sequence[Flow], before: Tensor, **pooling: Any) -> list[Flow]:
-    """Take from each flow the pixels that a max pooling of the whole tensor picks."""
-    _, index = F.max_pool2d(before, return_indices=True, **pooling)
-    return [
-        replace(
-            flow,
-            value=flow.value.flatten(2)
-            .gather(2, index[:, flow.span].flatten(2))
-            .view(index[:, flow.span].shape),
+def scaled(flow: Flow, factor: Tensor) -> Flow:
+    """Multiply by one signed factor per channel of the tensor, ``(channels,)``."""
+    if flow.columns is None:
+        assert flow.mix is not None
+        return replace(flow, mix=flow.mix * factor)
+    own = factor[flow.columns]
+    return replace(flow, scale=flow.scale * own.abs(), value=flow.value * _per_row(own, flow.value))
+
+
+def scaled_alike(flow: Flow, factor: float) -> Flow:
+    """Multiply by one signed number."""
+    return replace(flow, scale=flow.scale * abs(factor), value=flow.value * factor)
+
+
+def weighted(flow: Flow, factor: Tensor) -> Flow:
+    """Multiply by one positive factor per position, as a layer norm does."""
+    return replace(
+        flow, value=flow.value * factor, scale=flow.scale * factor.mean().to(flow.scale)
+    )
+
+
+def gated(flow: Flow, gate: Tensor) -> Flow:
+    """Multiply by the image's own factor at each channel and position.
+
+    Args:
+        flow: What passes.
+        gate: ``(1 or channels, *positions)``, each position 1 or as large as the flow's.
+    """
+    if len(gate) == 1:
+        return replace(flow, value=flow.value * gate)
+    if flow.columns is None:
+        assert flow.mix is not None
+        if gate[0].numel() == 1:
+            return replace(flow, mix=flow.mix * gate.flatten())
+        flow = spread(flow)
+    return replace(flow, value=flow.value * gate[flow.columns])
+
+
+def centred(flow: Flow, count: int) -> Flow:
+    """Subtract the mean over the tensor's ``count`` channels."""
+    mix = flow.mixed(count)
+    return replace(flow, columns=None, mix=mix - mix.mean(1, keepdim=True))
+
+
+def projected(flow: Flow, weight: Tensor) -> Flow:
+    """Mix channels by fixed weights ``(out, channels)``."""
+    mix = weight.T[flow.columns] if flow.columns is not None else flow.mixed(0) @ weight.T
+    return replace(flow, columns=None, mix=mix)
+
+
+def spread(flow: Flow) -> Flow:
+    """Give each row and each channel that it is mixed into a row of its own.
+
+    Raises:
+        ClassifierError: That would be too many.
+    """
+    if flow.mix is None:
+        return flow
+    rows, count = flow.mix.shape
+    if rows * count * prod(flow.positions) > MOST_NUMBERS:
+        raise ClassifierError(
+            f"the channels of `{flow.source}` spread too far for the readout to follow them"
         )
-        for flow in flows
-    ]
+    factor = flow.mix.flatten()
+    value = flow.value.repeat_interleave(count, 0)
+    return Flow(
+        source=flow.source,
+        channels=flow.channels.repeat_interleave(count),
+        value=value * _per_row(factor, value),
+        scale=flow.scale.repeat_interleave(count) * factor.abs(),
+        columns=torch.arange(count, device=factor.device).repeat(rows),
+    )
+
+
+def mapped(flow: Flow, linear: Callable[[Tensor], Tensor]) -> Flow:
+    """Send each row through an operation that is linear and the same for every channel."""
+    return replace(flow, value=linear(flow.value))
+
+
+def picked(flow: Flow, index: Tensor) -> Flow:
+    """Take the pixels that a max pooling of the whole tensor picks.
+
+    Args:
+        flow: Its value is ``(rows, 1, H, W)``.
+        index: Where in the plane, ``(channels, 1, H', W')``.
+    """
+    flow = spread(flow)
+    own = index[flow.columns]
+    value = flow.value.flatten(2).gather(2, own.flatten(2)).view(own.shape)
+    return replace(flow, value=value)
 
 
 def depthwise(
-    flows: Sequence[Flow], weight: Tensor, convolve: Callable[[Tensor, Tensor], Tensor]
-) -> list[Flow]:
+    flow: Flow, weight: Tensor, convolve: Callable[[Tensor, Tensor], Tensor]
+) -> Flow:
     """Pass through a depthwise convolution: a scale per channel, its kernel's L1 norm.
 
     Args:
-        flows: Flows of its input.
+        flow: Its value is ``(rows, 1, H, W)``.
         weight: Kernels ``(channels, 1, …)``.
-        convolve: Applies kernels to as many channels, without bias.
+        convolve: Applies kernels to as many channels ``(1, channels, H, W)``, without bias.
     """
-    return [
-        replace(
+    flow = spread(flow)
+    own = weight[flow.columns]
+    return replace(
+        flow,
+        scale=flow.scale * own.abs().flatten(1).sum(1),
+        value=convolve(flow.value.transpose(0, 1), own).transpose(0, 1),
+    )
+
+
+def shifted(flow: Flow, offset: int, count: int) -> Flow:
+    """Let the tensor's channels begin at ``offset`` of ``count``."""
+    if flow.columns is not None:
+        return replace(flow, columns=flow.columns + offset)
+    assert flow.mix is not None
+    return replace(flow, mix=F.pad(flow.mix, (offset, count - offset - flow.mix.shape[1])))
+
+
+def rearranged(flow: Flow, channels: Tensor, places: Tensor, positions: Sequence[int]) -> Flow:
+    """Follow a change of shape.
+
+    Args:
+        flow: Its value may have any positions; they are counted as one.
+        channels: For each channel of the new tensor the old one that it shows, ``(out,)``; -1
+            where it shows none.
+        places: Which of the old positions it shows at each new one, ``(out, new positions)``,
+            or ``(1, new positions)`` where all channels show the same; -1 where it shows none.
+        positions: Shape of the new positions.
+    """
+    old = F.pad(flow.value.flatten(1), (0, 1))  # the last is what -1 shows
+    if flow.columns is not None:
+        row, out = (flow.columns[:, None] == channels).nonzero(as_tuple=True)
+        value = old[row].gather(1, _last(places[out if len(places) > 1 else 0 * out], old))
+        return replace(
             flow,
-            scale=flow.scale * weight[flow.span].abs().flatten(1).sum(1).cpu(),
-            value=convolve(flow.value, weight[flow.span]),
+            channels=flow.channels[row],
+            scale=flow.scale[row],
+            columns=out,
+            value=value.view(-1, *positions),
         )
-        for flow in flows
-    ]
+    assert flow.mix is not None
+    kinds, which = places.unique(dim=0, return_inverse=True)
+    mix = F.pad(flow.mix, (0, 1))[:, _last(channels, F.pad(flow.mix, (0, 1)))]
+    value = torch.cat([old[:, _last(kind, old)] for kind in kinds])
+    if len(kinds) > 1:
+        mix = torch.cat([mix * (which == n) for n in range(len(kinds))])
+    return replace(
+        flow,
+        channels=flow.channels.repeat(len(kinds)),
+        scale=flow.scale.repeat(len(kinds)),
+        mix=mix,
+        value=value.view(-1, *positions),
+    )
 
 
-def concatenated(parts: Sequence[tuple[Sequence[Flow], int]]) -> list[Flow]:
-    """Join tensors along channels; each part is its flows and its number of channels."""
-    result, offset = [], 0
-    for flows, channels in parts:
-        result += [replace(flow, start=flow.start + offset) for flow in flows]
-        offset += channels
-    return result
+def _last(places: Tensor, padded: Tensor) -> Tensor:
+    return torch.where(places < 0, padded.shape[1] - 1, places)
 
 
-def flattened(flows: Sequence[Flow]) -> list[Flow]:
-    """Flatten space, keeping the pixels of a channel together as its columns, if several."""
-    return mapped(flows, lambda value: value.flatten(2 if value[0, 0].numel() > 1 else 1))
+def _per_row(factor: Tensor, value: Tensor) -> Tensor:
+    return factor.view(-1, *[1] * (value.ndim - 1))

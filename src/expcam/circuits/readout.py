@@ -1,14 +1,18 @@
 """From an explanation's forward and backward pass to the circuit."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 import networkx as nx
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from expcam.circuits.circuit import Circuit
+from expcam.circuits.circuit import Circuit, Node
+from expcam.circuits.contraction import contract, where_maps_meet
 from expcam.circuits.flows import INPUT
-from expcam.circuits.recording import Layer, Read, Recording, record
+from expcam.circuits.following import follow
+from expcam.circuits.measuring import Measured, measure
+from expcam.circuits.reading import Contribution
+from expcam.circuits.scores import GRADIENT, Channels, edge_score
 from expcam.classifier.frozen import frozen
 from expcam.classifier.model import IMAGENET_MEAN, Classifier
 from expcam.errors import OptionError
@@ -16,19 +20,8 @@ from expcam.explain.explanation import Explanation
 
 COVERAGE = 0.9
 TOP_K = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class Channels:
-    """Measures of one layer's channels on one image, each ``(channels,)``.
-
-    Attributes:
-        activation: Mean over space of the absolute activation.
-        relevance: Absolute mean over space of activation × gradient of the class's logit.
-    """
-
-    activation: Tensor
-    relevance: Tensor
+EDGE_SCORE = "weight×activation"
+GRANULARITIES = ("layers", "blocks")
 
 
 def read_circuit(
@@ -38,6 +31,9 @@ def read_circuit(
     coverage: float = COVERAGE,
     top_k: int = TOP_K,
     include_input: bool = False,
+    edges: str = EDGE_SCORE,
+    granularity: str = "layers",
+    whole_image: bool = False,
 ) -> Circuit:
     """Read the circuit of an explanation from one forward and one backward pass.
 
@@ -46,7 +42,8 @@ def read_circuit(
     channel ``j`` scores ``‖W_ji‖₁ · A_i``, with every per-channel scale on the way folded into
     ``W`` (so that folding batch norms into the convolutions changes nothing), after EXP-CAM
     (arXiv 2509.25686). A layer that reads a sum or a concatenation has edges from each of its
-    parts.
+    parts. Of attention the heads are nodes, of a transformer's MLP the neurons; what they write
+    to the residual stream is read through ``|W_in · W_out|``.
 
     Args:
         classifier: The classifier that was explained; it is left as it was found.
@@ -54,64 +51,129 @@ def read_circuit(
         coverage: Share of relevance, in ``(0, 1]``.
         top_k: At most so many channels per layer, at least 1.
         include_input: Whether the colour channels of the image are nodes too.
+        edges: What an edge's ``score`` is, one of `EDGE_SCORES`.
+        granularity: ``layers``: every layer that mixes channels; ``blocks``: only those whose
+            maps are summed, concatenated or pooled, the paths between them summed up.
+        whole_image: Read it on the whole image instead, background and all.
 
     Raises:
         ClassifierError: The classifier does something to channels that is not understood.
-        OptionError: ``coverage`` or ``top_k`` out of range.
+        OptionError: An option out of range.
     """
     check_selection(coverage, top_k)
-    device = classifier.device
-    x = torch.from_numpy(explanation.input).to(device)
-    mask = torch.from_numpy(explanation.mask).to(device)
-    e = torch.where(mask, x, 0)[None]
+    score = edge_score(edges)
+    if granularity not in GRANULARITIES:
+        raise OptionError(
+            f"unknown granularity `{granularity}`; there are: {', '.join(GRANULARITIES)}"
+        )
+    e = shown(classifier, explanation, whole_image=whole_image)[None]
+    label = explanation.label
     with frozen(classifier.module) as module:
-        recording = record(module, e.requires_grad_())
-        measures = measure(recording, e, explanation.label)
-    output = recording.output_layer
-    active = {
-        name: select(channels.relevance, coverage, top_k)
-        for name, channels in measures.items()
-        if name not in (output, INPUT)
-    }
-    active[output] = torch.tensor([explanation.label])
-    if include_input:
-        active[INPUT] = torch.arange(len(IMAGENET_MEAN))
 
-    graph: nx.DiGraph[tuple[str, int]] = nx.DiGraph(
-        classifier=explanation.classifier,
-        label=explanation.label,
-        label_name=explanation.label_name,
-        source=explanation.source,
-        coverage=coverage,
-        top_k=top_k,
-    )
-    kinds = {output: "class", INPUT: "input"}
-    order = [INPUT, *recording.layers] if include_input else list(recording.layers)
-    for depth, name in enumerate(order):
-        for channel in active[name].tolist():
-            graph.add_node(
-                (name, channel),
-                layer=name,
-                channel=channel,
-                depth=depth,
-                activation=float(measures[name].activation[channel]),
-                relevance=float(measures[name].relevance[channel]),
-                kind=kinds.get(name, "channel"),
-            )
-    for layer in recording.layers.values():
-        for read in layer.reads:
-            if read.source in active:
-                _add_edges(graph, layer, read, active, measures[read.source].activation)
-    return Circuit(graph)
+        def selection(name: str, channels: Channels) -> Tensor:
+            if name == INPUT:
+                return torch.arange(len(IMAGENET_MEAN) if include_input else 0)
+            return select(channels.relevance, coverage, top_k)
+
+        measured = measure(module, e, label, selection, gradients=edges == GRADIENT)
+        graph: nx.DiGraph[tuple[str, int]] = nx.DiGraph(
+            classifier=explanation.classifier,
+            label=label,
+            label_name=explanation.label_name,
+            source=explanation.source,
+            coverage=coverage,
+            top_k=top_k,
+            edges=edges,
+            granularity=granularity,
+        )
+        _add_nodes(graph, measured)
+        found = _Edges()
+        with torch.no_grad():
+            for contribution in follow(measured.recording, measured.active):
+                activation = measured.channels[contribution.source].activation
+                found.add(contribution, score(contribution, activation[contribution.sources]))
+    graph.add_edges_from(found)
+    circuit = Circuit(graph)
+    if granularity == "blocks":
+        return contract(circuit, where_maps_meet(measured.recording.wiring))
+    return circuit
+
+
+def shown(
+    classifier: Classifier, explanation: Explanation, *, whole_image: bool = False
+) -> Tensor:
+    """What a circuit is read on: the masked image, or the whole one, ``(3, H, W)``."""
+    x = torch.from_numpy(explanation.input).to(classifier.device)
+    if whole_image:
+        return x
+    return torch.where(torch.from_numpy(explanation.mask).to(x.device), x, 0)
+
+
+def edges_of(
+    module: nn.Module, x: Tensor, circuit: Circuit, shapes: Mapping[str, torch.Size]
+) -> dict[str, Tensor]:
+    """Which weights a circuit's edges are.
+
+    Args:
+        module: Frozen.
+        x: Normalised image ``(3, H, W)``.
+        circuit: One of this classifier.
+        shapes: By layer ``(targets, inputs)`` of its weight.
+
+    Returns:
+        By layer, boolean, ``(targets, inputs)``. Where a layer reads a sum, an input is kept
+        with all of its summands.
+
+    Raises:
+        OptionError: The circuit is not of this classifier.
+    """
+    wanted: dict[str, list[int]] = {}
+    for layer, channel in circuit.graph:
+        if layer != INPUT and (layer not in shapes or not 0 <= channel < shapes[layer][0]):
+            raise OptionError(f"the circuit's node {layer}:{channel} is not in this classifier")
+        wanted.setdefault(layer, []).append(channel)
+    everything = torch.arange(len(IMAGENET_MEAN))
+    label = int(circuit.graph.graph["label"])
+
+    def selection(name: str, _: Channels) -> Tensor:
+        # A circuit without colour channels sees the image whole.
+        default = everything if name == INPUT else torch.arange(0)
+        return torch.tensor(wanted[name]) if name in wanted else default
+
+    measured = measure(module, x[None], label, selection)
+    keep = {name: torch.zeros(shape, dtype=torch.bool) for name, shape in shapes.items()}
+    with torch.no_grad():
+        for each in follow(measured.recording, measured.active):
+            columns = each.columns
+            if columns is None:
+                continue
+            rows, inputs = shapes[each.target]
+            groups = measured.recording.wiring.groups(each.target)
+            for target in each.targets.tolist():
+                sources = {
+                    source
+                    for source in each.sources.tolist()
+                    if each.source == INPUT and INPUT not in wanted
+                    or circuit.graph.has_edge((each.source, source), (each.target, target))
+                }
+                first = target // (rows // groups) * inputs
+                for source, column in columns.tolist():
+                    if source in sources and 0 <= column - first < inputs:
+                        keep[each.target][target, column - first] = True
+    return keep
 
 
 def check_readable(classifier: Classifier, x: Tensor) -> None:
     """Raise `ClassifierError` when no circuit can be read of a classifier.
 
-    It costs one forward pass on a normalised image ``(3, H, W)``; call it before longer work.
+    It costs one forward and one backward pass on a normalised image ``(3, H, W)``; call it
+    before longer work.
     """
     with frozen(classifier.module) as module:
-        record(module, x[None])
+        first = torch.tensor([0])
+        measured = measure(module, x[None], 0, lambda _, __: first)
+        for _ in follow(measured.recording, measured.active):
+            pass
 
 
 def check_selection(coverage: float, top_k: int) -> None:
@@ -120,37 +182,6 @@ def check_selection(coverage: float, top_k: int) -> None:
         raise OptionError(f"coverage {coverage} is out of range: above 0, at most 1")
     if top_k < 1:
         raise OptionError(f"top-k {top_k} is out of range: at least 1")
-
-
-def measure(recording: Recording, e: Tensor, label: int) -> dict[str, Channels]:
-    """Activation and relevance of every channel of every layer, and of the input's colours."""
-    tensors = {INPUT: e, **{name: layer.activation for name, layer in recording.layers.items()}}
-    gradients = gradients_of(recording, label, e)
-    measures = {}
-    for name, tensor in tensors.items():
-        a = tensor.detach().reshape(tensor.shape[1], -1)
-        product = a * gradients[name].reshape(a.shape)
-        measures[name] = Channels(
-            activation=a.abs().mean(1).cpu(), relevance=product.mean(1).abs().cpu()
-        )
-    return measures
-
-
-def gradients_of(recording: Recording, label: int, e: Tensor | None = None) -> dict[str, Tensor]:
-    """Gradient of the class's logit by each layer's activation, by layer; 0 where it has no part.
-
-    With the image ``e`` ``(1, 3, H, W)`` that was recorded, also by its colours.
-    """
-    tensors = {name: layer.activation for name, layer in recording.layers.items()}
-    if e is not None:
-        tensors[INPUT] = e
-    gradients = torch.autograd.grad(
-        recording.logits[0, label], list(tensors.values()), allow_unused=True
-    )
-    return {
-        name: torch.zeros_like(tensor) if gradient is None else gradient
-        for (name, tensor), gradient in zip(tensors.items(), gradients, strict=True)
-    }
 
 
 def select(relevance: Tensor, coverage: float, top_k: int) -> Tensor:
@@ -169,32 +200,43 @@ def select(relevance: Tensor, coverage: float, top_k: int) -> Tensor:
     return order[: min(needed, top_k)]
 
 
-def _add_edges(
-    graph: "nx.DiGraph[tuple[str, int]]",
-    layer: Layer,
-    read: Read,
-    active: dict[str, Tensor],
-    activation: Tensor,
-) -> None:
-    """Edges from the active channels of one source to those of ``layer``."""
-    wanted = set(active[read.source].tolist())
-    places = [n for n, channel in enumerate(read.channels.tolist()) if channel in wanted]
-    per_group = layer.weight.shape[1]
-    targets_per_group = layer.weight.shape[0] // layer.groups
-    for target in active[layer.name].tolist():
-        first = target // targets_per_group * per_group
-        for place in places:
-            column = int(read.columns[place]) - first
-            if not 0 <= column < per_group:
-                continue
-            channel = int(read.channels[place])
-            kernel = layer.weight[target, column] * layer.scale[target]
-            norm = float(kernel.abs().sum()) * float(read.scale[place])
-            edge = ((read.source, channel), (layer.name, target))
-            # A source that reaches the layer on several paths has one edge, their sum.
-            before = graph.get_edge_data(*edge, default={"score": 0.0, "signed": 0.0})
-            graph.add_edge(
-                *edge,
-                score=before["score"] + norm * float(activation[channel]),
-                signed=before["signed"] + float(kernel @ read.mean[place]),
+def _add_nodes(graph: "nx.DiGraph[tuple[str, int]]", measured: Measured) -> None:
+    """The active channels, the first layer first."""
+    kinds = {measured.recording.output_layer: "class", INPUT: "input"}
+    order = [name for name, active in measured.active.items() if len(active.channels)]
+    for depth, name in enumerate(order):
+        channels = measured.channels[name]
+        # One transfer for a layer, not one for each number.
+        activation, relevance = channels.activation.tolist(), channels.relevance.tolist()
+        for channel in measured.active[name].channels.tolist():
+            graph.add_node(
+                (name, channel),
+                layer=name,
+                channel=channel,
+                depth=depth,
+                activation=activation[channel],
+                relevance=relevance[channel],
+                kind=kinds.get(name, "channel"),
             )
+
+
+class _Edges:
+    """Edges that are summed up: a source may reach a target in several ways."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[Node, Node], tuple[float, float]] = {}
+
+    def add(self, contribution: Contribution, score: Tensor) -> None:
+        numbers = self._numbers
+        sources = [(contribution.source, channel) for channel in contribution.sources.tolist()]
+        targets = [(contribution.target, channel) for channel in contribution.targets.tolist()]
+        rows = (score.tolist(), contribution.signed.tolist(), (contribution.weight > 0).tolist())
+        for target, *row in zip(targets, *rows, strict=True):
+            for source, strength, signed, linked in zip(sources, *row, strict=True):
+                if linked:
+                    before = numbers.get((source, target), (0.0, 0.0))
+                    numbers[source, target] = (before[0] + strength, before[1] + signed)
+
+    def __iter__(self) -> Iterator[tuple[Node, Node, dict[str, float]]]:
+        for (source, target), (score, signed) in self._numbers.items():
+            yield source, target, {"score": score, "signed": signed}

@@ -1,0 +1,208 @@
+"""Classifiers of which chosen edges are cut: there a target sees its source on a reference."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from expcam.circuits.program import Runner, capture, operation
+from expcam.circuits.reading import convolution_options, unfolded
+from expcam.circuits.scores import GRADIENT
+from expcam.circuits.wiring import Kind, Wiring, wire
+from expcam.errors import ClassifierError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What each layer reads in a run.
+
+    Attributes:
+        read: By layer its input ``(1, channels, …)``.
+        given: By layer its output.
+        logits: ``(1, classes)``.
+    """
+
+    read: dict[str, Tensor]
+    given: dict[str, Tensor]
+    logits: Tensor
+
+
+def edge_wiring(module: nn.Module, x: Tensor) -> Wiring:
+    """The wiring of a classifier whose edges can be cut.
+
+    Raises:
+        ClassifierError: It has attention: there an input channel is a sum of everything that was
+            written to the stream before, and no edge is one weight.
+    """
+    wiring = wire(capture(module, x))
+    if any(step.kind in (Kind.ATTENTION, Kind.PROJECTION) for step in wiring.steps.values()):
+        raise ClassifierError(
+            "edges of a classifier with attention cannot be ablated one by one; ablate nodes"
+        )
+    return wiring
+
+
+def weights(wiring: Wiring, module: nn.Module, x: Tensor) -> dict[str, tuple[str, Tensor]]:
+    """For each layer the name of the input that holds its weight, and that weight."""
+    arguments = dict(zip(wiring.program.inputs, wiring.program.arguments(module, x), strict=True))
+    found = {}
+    for name, site in wiring.sites.items():
+        node: Any = site.node.args[1]
+        if not isinstance(node, fx.Node) or node.name not in arguments:
+            raise ClassifierError(f"the weights of `{name}` are made anew in every run")
+        found[name] = (node.name, arguments[node.name])
+    return found
+
+
+def inputs_of(wiring: Wiring, module: nn.Module, x: Tensor) -> Inputs:
+    """Run a classifier and note what each layer reads and gives."""
+    runner = _Watching(wiring)
+    logits = runner(module, x)
+    return Inputs(read=runner.read, given=runner.given, logits=logits)
+
+
+def averaged(runs: Sequence[Inputs], wiring: Wiring) -> Inputs:
+    """What layers read on the average of several runs, and what they give on that."""
+    read = {
+        name: torch.stack([run.read[name] for run in runs]).mean(0) for name in wiring.sites
+    }
+    given = {
+        name: torch.stack([run.given[name] for run in runs]).mean(0) for name in wiring.sites
+    }
+    return Inputs(read=read, given=given, logits=torch.stack([r.logits for r in runs]).mean(0))
+
+
+def with_edges(
+    wiring: Wiring, module: nn.Module, x: Tensor, reference: Inputs, keep: Mapping[str, Tensor]
+) -> Tensor:
+    """Logits ``(1, classes)`` when each target sees its kept sources, the others on a reference.
+
+    A layer is linear, so that its output is that on the reference plus its kept weights on what
+    is different.
+
+    Args:
+        wiring: Of the module.
+        module: Frozen.
+        x: Normalised image ``(1, 3, H, W)``.
+        reference: What every layer reads and gives on the reference.
+        keep: By layer the edges that are kept, ``(targets, inputs)``; in a grouped convolution
+            the inputs of the target's group.
+    """
+    return _Cutting(wiring, reference, keep)(module, x)
+
+
+class _Watching(Runner):
+    def __init__(self, wiring: Wiring) -> None:
+        super().__init__(wiring.program)
+        self.read: dict[str, Tensor] = {}
+        self.given: dict[str, Tensor] = {}
+        self._names = {site.node: name for name, site in wiring.sites.items()}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if n in self._names:
+            args, _ = self.fetch_args_kwargs_from_env(n)
+            self.read[self._names[n]], self.given[self._names[n]] = args[0], result
+        return result
+
+
+class _Cutting(Runner):
+    def __init__(self, wiring: Wiring, reference: Inputs, keep: Mapping[str, Tensor]) -> None:
+        super().__init__(wiring.program)
+        self._reference, self._keep = reference, keep
+        self._names = {site.node: name for name, site in wiring.sites.items()}
+
+    def run_node(self, n: fx.Node) -> Any:
+        name = self._names.get(n)
+        if name is None:
+            return super().run_node(n)
+        (read, weight, *rest), kwargs = self.fetch_args_kwargs_from_env(n)
+        # Kernel positions, and the pixels of a flattened channel, are of one edge each.
+        kept = self._keep[name].to(weight)
+        if operation(n) in ("matmul", "mm"):
+            kept = kept.T
+        kept = kept.view(*kept.shape, *[1] * (weight.ndim - 2))
+        new = (read - self._reference.read[name], weight * kept)
+        if rest:
+            new = (*new, None, *rest[1:])  # type: ignore[assignment]
+        kwargs = {key: value for key, value in kwargs.items() if key != "bias"}
+        return n.target(*new, **kwargs) + self._reference.given[name]  # type: ignore[operator]
+
+
+def edge_scores(
+    wiring: Wiring, module: nn.Module, x: Tensor, label: int, names: Sequence[str]
+) -> dict[str, dict[str, Tensor]]:
+    """Scores of all edges between a layer's inputs and its channels.
+
+    They are those of `EDGE_SCORES`, of all weights at once: a sum that a layer reads counts as
+    one source per channel, with its own activation.
+
+    Returns:
+        For each score's name and each layer ``(targets, inputs)``; in a grouped convolution the
+        inputs of the target's group.
+    """
+    own = weights(wiring, module, x)
+    with torch.no_grad():
+        run = inputs_of(wiring, module, x)
+    gradients = _weight_gradients(wiring, module, x, label, own) if GRADIENT in names else {}
+    found: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+    for layer, (_, weight) in own.items():
+        node = wiring.sites[layer].node
+        matrix = weight.T if operation(node) in ("matmul", "mm") else weight
+        read = run.read[layer]
+        rows = (read if operation(node) == "conv2d" else read.movedim(-1, 1))[0].flatten(1)
+        activation = rows.abs().mean(1)
+        groups = len(rows) // matrix.shape[1]
+        per_target = activation.view(groups, -1).repeat_interleave(len(matrix) // groups, 0)
+        norm = matrix.abs().flatten(2).sum(2) if matrix.ndim > 2 else matrix.abs()
+        by_name = {
+            "weight×activation": norm * per_target,
+            "signed": _signed(matrix, read, node).abs(),
+            "activation": per_target.clone(),
+            "weight": norm,
+        }
+        if GRADIENT in names:
+            product = weight * gradients[layer]
+            product = product.T if operation(node) in ("matmul", "mm") else product
+            product = product.flatten(2).sum(2) if product.ndim > 2 else product
+            by_name[GRADIENT] = product.abs()
+        for name in names:
+            found[name][layer] = by_name[name]
+    return found
+
+
+def _signed(weight: Tensor, read: Tensor, n: fx.Node) -> Tensor:
+    """What each weight adds to the mean of its target, ``(targets, inputs)``."""
+    if operation(n) != "conv2d":
+        return weight * read.movedim(-1, 0).flatten(1).mean(1)
+    stride, padding, dilation, groups = convolution_options(n.args[3:], n.kwargs)
+    seen = unfolded(read[0][:, None], weight.shape[2:], stride, padding, dilation).mean(2)
+    per_target = seen.view(groups, -1, seen.shape[1]).repeat_interleave(len(weight) // groups, 0)
+    return (weight.flatten(2) * per_target).sum(2)
+
+
+def _weight_gradients(
+    wiring: Wiring, module: nn.Module, x: Tensor, label: int, own: Mapping[str, tuple[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Gradient of a class's logit by every layer's weight.
+
+    Times the weight it is what the edge adds to the target, times the gradient there, summed
+    over positions: for each weight at once what attribution patching estimates.
+    """
+    leaves = {given: weight.detach().requires_grad_() for given, weight in own.values()}
+    program = wiring.program
+    arguments = [
+        leaves.get(given, value)
+        for given, value in zip(program.inputs, program.arguments(module, x), strict=True)
+    ]
+    with torch.enable_grad():
+        result = Runner(program).run(*arguments)
+        logits = result[0] if isinstance(result, tuple | list) else result
+        gradients = torch.autograd.grad(logits[0, label], list(leaves.values()), allow_unused=True)
+    by_input = dict(zip(leaves, gradients, strict=True))
+    return {
+        name: torch.zeros_like(weight) if by_input[given] is None else by_input[given]
+        for name, (given, weight) in own.items()
+    }

@@ -1,0 +1,92 @@
+"""How strong an edge or a node is: the scores to choose from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from expcam.circuits.program import operation
+from expcam.circuits.reading import Contribution, weight_and_bias
+from expcam.circuits.recording import Recording
+from expcam.circuits.wiring import Kind
+from expcam.errors import OptionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channels:
+    """Measures of one layer's channels on one image, each ``(channels,)``.
+
+    Attributes:
+        activation: Mean over positions of the absolute activation.
+        signed: Mean over positions of activation × gradient of the class's logit.
+    """
+
+    activation: Tensor
+    signed: Tensor
+
+    @property
+    def relevance(self) -> Tensor:
+        """``|mean over positions of activation × gradient|``."""
+        return self.signed.abs()
+
+
+NodeScore = Callable[[Recording, str, Channels], Tensor]
+"""From a run, a layer's name and its channels' measures a number for each channel."""
+
+NODE_SCORES: dict[str, NodeScore] = {
+    "relevance": lambda _, __, channels: channels.relevance,
+    "gradient×activation": lambda _, __, channels: channels.signed,
+    "activation": lambda _, __, channels: channels.activation,
+    "weight": lambda recording, name, _: weight_norms(recording, name),
+}
+"""What ranks the channels of a layer. ``relevance`` is METHOD's |gradient × activation|."""
+
+EdgeScore = Callable[[Contribution, Tensor], Tensor]
+"""From a contribution and its sources' mean absolute activation ``(sources,)``."""
+
+
+def _attribution(contribution: Contribution, _: Tensor) -> Tensor:
+    assert contribution.attribution is not None
+    return contribution.attribution.abs()
+
+
+GRADIENT = "gradient×activation"
+
+EDGE_SCORES: dict[str, EdgeScore] = {
+    "weight×activation": lambda c, activation: c.weight * activation,
+    "signed": lambda c, _: c.signed.abs(),
+    GRADIENT: _attribution,
+    "activation": lambda c, activation: activation.expand_as(c.weight),
+    "weight": lambda c, _: c.weight,
+}
+"""What an edge's score is: ``weight×activation`` is EXP-CAM's ‖W‖₁ · A (arXiv 2509.25686);
+``signed`` the absolute value of what the source adds to the target on this image;
+``gradient×activation`` the absolute value of what it adds, times the gradient of the logit by the
+target's preactivation, as in attribution patching (arXiv 2310.10348); the others are controls."""
+
+
+def edge_score(name: str) -> EdgeScore:
+    """The edge score of a name; ``*`` may stand for ``×``.
+
+    Raises:
+        OptionError: There is no such score; the message lists them.
+    """
+    found = EDGE_SCORES.get(name.replace("*", "×"))
+    if found is None:
+        raise OptionError(f"unknown edge score `{name}`; there are: {', '.join(EDGE_SCORES)}")
+    return found
+
+
+def weight_norms(recording: Recording, name: str) -> Tensor:
+    """L1 norm of the weights that make each channel of a layer, its scale folded in.
+
+    Zero where no weights do: attention's heads.
+    """
+    layer, site = recording.layers[name], recording.wiring.sites[name]
+    if recording.wiring.steps[site.node].kind is Kind.ATTENTION:
+        return torch.zeros_like(layer.scale)
+    kept = recording.kept[site.node]
+    convolution = operation(site.node) == "conv2d"
+    weight = kept.args[1] if convolution else weight_and_bias(site.node, kept)[0]
+    return weight.abs().flatten(1).sum(1) * layer.scale.abs()
