@@ -13,6 +13,10 @@ class ClassifierError(ExpcamError):
     """The classifier cannot be loaded or does not behave as one."""
 
 
+class WiringError(ClassifierError):
+    """Channels cannot be followed through the classifier; the message says where."""
+
+
 class TargetError(ExpcamError):
     """The class asked for does not exist."""
 

@@ -1,37 +1,84 @@
+import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from expcam.circuits import flows as fl
+from expcam.errors import WiringError
+
+
+def flow(value: Tensor, source: str = "a") -> fl.Flow:
+    """All channels of ``(channels, *positions)``."""
+    return fl.whole(source, value, torch.arange(len(value)))
+
+
+def tensor(each: fl.Flow, count: int) -> Tensor:
+    """What a flow adds to its tensor, ``(channels, *positions)``."""
+    return torch.einsum("r...,rc->c...", each.value, each.mixed(count).to(each.value))
 
 
 def test_flows_add_up_through_sum_relu_and_max_pool() -> None:
     generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(1, 2, 4, 4, generator=generator) for _ in range(2))
-    both = [*fl.whole("a", a), *fl.whole("b", b)]
+    a, b = (torch.randn(2, 1, 4, 4, generator=generator) for _ in range(2))
     total = a + b
-    gated = fl.gated(both, total, total.relu())
+    gate = (total > 0).float()
+    gated = [fl.gated(flow(each), gate) for each in (a, b)]
     assert torch.allclose(gated[0].value + gated[1].value, total.relu())
-    pooled = fl.max_pooled(both, total, kernel_size=2)
-    assert torch.allclose(pooled[0].value + pooled[1].value, F.max_pool2d(total, 2))
+    pooled, index = F.max_pool2d(total.transpose(0, 1), 2, return_indices=True)
+    picked = [fl.picked(flow(each), index.transpose(0, 1)) for each in (a, b)]
+    assert torch.allclose(picked[0].value + picked[1].value, pooled.transpose(0, 1))
 
 
-def test_concatenation_offsets_and_scaling_follows_the_channels() -> None:
-    a, b = torch.ones(1, 2, 1, 1), torch.ones(1, 3, 1, 1)
-    joined = fl.concatenated([(fl.whole("a", a), 2), (fl.whole("b", b), 3)])
-    assert [flow.span for flow in joined] == [slice(0, 2), slice(2, 5)]
-    scaled = fl.scaled(joined, torch.tensor([1.0, 2.0, 3.0, -4.0, 5.0]))
-    assert scaled[1].scale.tolist() == [3, 4, 5]
-    assert scaled[1].value.flatten().tolist() == [3, -4, 5]
+def test_scales_follow_the_channels_through_a_concatenation() -> None:
+    a, b = torch.ones(2, 1, 1), torch.ones(3, 1, 1)
+    joined = [fl.shifted(flow(a), 0, 5), fl.shifted(flow(b), 2, 5)]
+    assert [each.columns.tolist() for each in joined if each.columns is not None] == [
+        [0, 1],
+        [2, 3, 4],
+    ]
+    scaled = fl.scaled(joined[1], torch.tensor([1.0, 2.0, 3.0, -4.0, 5.0]))
+    assert scaled.scale.tolist() == [3, 4, 5]
+    assert scaled.value.flatten().tolist() == [3, -4, 5]
 
 
 def test_a_depthwise_kernel_is_a_scale() -> None:
     weight = torch.tensor([[[1.0, -2.0]], [[0.0, 3.0]]])[:, :, None]
-    value = torch.ones(1, 2, 1, 2)
-    passed = fl.depthwise(fl.whole("a", value), weight, lambda v, w: F.conv2d(v, w, groups=2))
-    assert passed[0].scale.tolist() == [3, 3]
-    assert passed[0].value.flatten().tolist() == [-1, 3]
+    passed = fl.depthwise(
+        flow(torch.ones(2, 1, 1, 2)), weight, lambda v, w: F.conv2d(v, w, groups=len(w))
+    )
+    assert passed.scale.tolist() == [3, 3]
+    assert passed.value.flatten().tolist() == [-1, 3]
 
 
-def test_flattening_keeps_the_pixels_of_a_channel_together() -> None:
-    value = torch.arange(8.0).view(1, 2, 2, 2)
-    assert fl.flattened(fl.whole("a", value))[0].value.tolist() == [[[0, 1, 2, 3], [4, 5, 6, 7]]]
+def test_mixing_and_spreading_give_the_same_tensor() -> None:
+    generator = torch.Generator().manual_seed(0)
+    value = torch.randn(3, 1, 4, generator=generator)
+    weight = torch.randn(5, 3, generator=generator)
+    mixed = fl.projected(fl.centred(flow(value), 3), weight)
+    expected = torch.einsum("oc,c...->o...", weight, value - value.mean(0))
+    assert torch.allclose(tensor(mixed, 5), expected, atol=1e-6)
+    spread = fl.spread(mixed)
+    assert spread.columns is not None
+    assert len(spread.columns) == 15
+    assert torch.allclose(tensor(spread, 5), expected, atol=1e-6)
+    gate = torch.rand(5, 1, 4, generator=generator)
+    assert torch.allclose(tensor(fl.gated(mixed, gate), 5), expected * gate, atol=1e-6)
+    assert torch.allclose(tensor(fl.shifted(mixed, 2, 8), 8)[2:7], expected, atol=1e-6)
+    assert torch.allclose(tensor(fl.scaled_alike(mixed, -2), 5), -2 * expected, atol=1e-6)
+
+
+def test_rearranging_takes_columns_and_mixes_along() -> None:
+    value = torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]])
+    mixed = fl.projected(flow(value), torch.eye(2))
+    # The new tensor shows channel 1 turned around, nothing, and channel 0.
+    channels = torch.tensor([1, -1, 0])
+    places = torch.tensor([[1, 0], [-1, -1], [0, 1]])
+    for each in (flow(value), mixed):
+        moved = fl.rearranged(each, channels, places, (2,))
+        assert tensor(moved, 3).tolist() == [[4, 3], [0, 0], [1, 2]]
+
+
+def test_what_spreads_too_far_is_an_error() -> None:
+    huge = fl.projected(flow(torch.zeros(2**7, 1)), torch.ones(1, 1).expand(2**22, 2**7))
+    with pytest.raises(WiringError, match="the channels of `a` spread too far"):
+        fl.spread(huge)

@@ -92,7 +92,11 @@ def test_a_real_circuit_is_measured_beside_controls(
     assert set(check.curves["method"]) == {*NODE_SCORES, RANDOM, RANDOMISED}
     assert len(check.curves) == 2 * 2 * (len(NODE_SCORES) + 1 + 3)
     assert set(check.summary().columns) == {
-        "distance", "spread", "removal", "smallest", "label_kept"
+        "distance",
+        "spread",
+        "removal",
+        "smallest",
+        "label_kept",
     }
     again = expcam.verify_circuit(bundled, cat_circuit, [cat], sizes=[0.1, 0.5], draws=3)
     zero = check.curves.query("ablation == 'zero'").reset_index(drop=True)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from expcam.circuits.circuit import Node
+from expcam.circuits.formats import Node
 from expcam.circuits.program import Runner, capture
 from expcam.circuits.recording import Recording, record
 from expcam.circuits.wiring import wire

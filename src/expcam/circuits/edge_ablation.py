@@ -11,7 +11,7 @@ from expcam.circuits.program import Runner, capture, operation
 from expcam.circuits.reading import convolution_options, unfolded
 from expcam.circuits.scores import GRADIENT
 from expcam.circuits.wiring import Kind, Wiring, wire
-from expcam.errors import ClassifierError
+from expcam.errors import WiringError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +33,12 @@ def edge_wiring(module: nn.Module, x: Tensor) -> Wiring:
     """The wiring of a classifier whose edges can be cut.
 
     Raises:
-        ClassifierError: It has attention: there an input channel is a sum of everything that was
+        WiringError: It has attention: there an input channel is a sum of everything that was
             written to the stream before, and no edge is one weight.
     """
     wiring = wire(capture(module, x))
     if any(step.kind in (Kind.ATTENTION, Kind.PROJECTION) for step in wiring.steps.values()):
-        raise ClassifierError(
+        raise WiringError(
             "edges of a classifier with attention cannot be ablated one by one; ablate nodes"
         )
     return wiring
@@ -51,7 +51,7 @@ def weights(wiring: Wiring, module: nn.Module, x: Tensor) -> dict[str, tuple[str
     for name, site in wiring.sites.items():
         node: Any = site.node.args[1]
         if not isinstance(node, fx.Node) or node.name not in arguments:
-            raise ClassifierError(f"the weights of `{name}` are made anew in every run")
+            raise WiringError(f"the weights of `{name}` are made anew in every run")
         found[name] = (node.name, arguments[node.name])
     return found
 
@@ -65,12 +65,8 @@ def inputs_of(wiring: Wiring, module: nn.Module, x: Tensor) -> Inputs:
 
 def averaged(runs: Sequence[Inputs], wiring: Wiring) -> Inputs:
     """What layers read on the average of several runs, and what they give on that."""
-    read = {
-        name: torch.stack([run.read[name] for run in runs]).mean(0) for name in wiring.sites
-    }
-    given = {
-        name: torch.stack([run.given[name] for run in runs]).mean(0) for name in wiring.sites
-    }
+    read = {name: torch.stack([run.read[name] for run in runs]).mean(0) for name in wiring.sites}
+    given = {name: torch.stack([run.given[name] for run in runs]).mean(0) for name in wiring.sites}
     return Inputs(read=read, given=given, logits=torch.stack([r.logits for r in runs]).mean(0))
 
 

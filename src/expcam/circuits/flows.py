@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expcam.errors import ClassifierError
+from expcam.errors import WiringError
 
 INPUT = "input"
 """The layer name of the colour channels of the image."""
@@ -94,9 +94,7 @@ def scaled_alike(flow: Flow, factor: float) -> Flow:
 
 def weighted(flow: Flow, factor: Tensor) -> Flow:
     """Multiply by one positive factor per position, as a layer norm does."""
-    return replace(
-        flow, value=flow.value * factor, scale=flow.scale * factor.mean().to(flow.scale)
-    )
+    return replace(flow, value=flow.value * factor, scale=flow.scale * factor.mean().to(flow.scale))
 
 
 def gated(flow: Flow, gate: Tensor) -> Flow:
@@ -132,13 +130,13 @@ def spread(flow: Flow) -> Flow:
     """Give each row and each channel that it is mixed into a row of its own.
 
     Raises:
-        ClassifierError: That would be too many.
+        WiringError: That would be too many.
     """
     if flow.mix is None:
         return flow
     rows, count = flow.mix.shape
     if rows * count * prod(flow.positions) > MOST_NUMBERS:
-        raise ClassifierError(
+        raise WiringError(
             f"the channels of `{flow.source}` spread too far for the readout to follow them"
         )
     factor = flow.mix.flatten()
@@ -170,9 +168,7 @@ def picked(flow: Flow, index: Tensor) -> Flow:
     return replace(flow, value=value)
 
 
-def depthwise(
-    flow: Flow, weight: Tensor, convolve: Callable[[Tensor, Tensor], Tensor]
-) -> Flow:
+def depthwise(flow: Flow, weight: Tensor, convolve: Callable[[Tensor, Tensor], Tensor]) -> Flow:
     """Pass through a depthwise convolution: a scale per channel, its kernel's L1 norm.
 
     Args:

@@ -40,7 +40,7 @@ def follow(
         For each layer, and each source of it, the contributions of its channels.
 
     Raises:
-        ClassifierError: Channels are changed in a way that is not understood.
+        WiringError: Channels are changed in a way that is not understood.
     """
     follower = _Follower(recording, active, constants)
     last = _last_uses(recording)
@@ -61,9 +61,7 @@ def _last_uses(recording: Recording) -> dict[fx.Node, list[fx.Node]]:
 
 
 class _Follower:
-    def __init__(
-        self, recording: Recording, active: Mapping[str, Active], constants: bool
-    ) -> None:
+    def __init__(self, recording: Recording, active: Mapping[str, Active], constants: bool) -> None:
         self.recording = recording
         self.active = active
         self.constants = constants
@@ -156,8 +154,7 @@ class _Follower:
             raise not_understood(n)
         after = _Passed(n, kept, tracked, axis, shape, self.constants)
         flows = getattr(after, step.kind.name.lower())()
-        positions = torch.Size(side for d, side in enumerate(shape) if d != axis)
-        return Tracked(flows, shape[axis], positions, shape, axis)
+        return _tracked(flows, shape, after.new_axis)
 
     def _axis(self, n: fx.Node, step: Step, source: Tracked) -> int:
         """Along which dimension an operation wants the channels."""
@@ -207,7 +204,7 @@ class _Follower:
             flows = [fl.scaled(flow, rows.flatten()) for flow in tracked.flows]
         else:
             flows = [fl.gated(flow, rows) for flow in tracked.flows]
-        return Tracked(flows, tracked.count, tracked.positions, shape, axis)
+        return _tracked(flows, shape, axis)
 
     def _combined(
         self, n: fx.Node, step: Step, sources: list[Tracked], kept: Kept, shape: torch.Size
@@ -230,10 +227,7 @@ class _Follower:
             source = by_node.get(part) if isinstance(part, fx.Node) else None
             size = source.shape[dim] if source is not None else part.shape[dim]
             if source is None:
-                tracked = Tracked(
-                    self._constant(part.movedim(axis, 0)), part.shape[axis],
-                    torch.Size(s for d, s in enumerate(part.shape) if d != axis), part.shape, axis,
-                )  # fmt: skip
+                tracked = _tracked(self._constant(part.movedim(axis, 0)), part.shape, axis)
             else:
                 found = source.along(axis)
                 if found is None:
@@ -248,7 +242,7 @@ class _Follower:
                     value.narrow(place, offset, size).copy_(flow.value)
                     flows.append(fl.mapped(flow, lambda _, value=value: value))  # type: ignore[misc]
             offset += size
-        return Tracked(flows, shape[axis], positions, shape, axis)
+        return _tracked(flows, shape, axis)
 
     def _summed(
         self, n: fx.Node, sources: list[Tracked], kept: Kept, shape: torch.Size, axis: int
@@ -274,8 +268,7 @@ class _Follower:
                 own = self._constant(rows.movedim(axis, 0))
             factor = second if place == 1 else 1
             flows += own if factor == 1 else [fl.scaled_alike(flow, factor) for flow in own]
-        positions = torch.Size(side for d, side in enumerate(shape) if d != axis)
-        return Tracked(flows, shape[axis], positions, shape, axis)
+        return _tracked(flows, shape, axis)
 
     def _constant(self, rows: Tensor) -> list[Flow]:
         if not self.constants:
@@ -299,6 +292,12 @@ class _Follower:
         yield from read(n, kept, layer, target, tracked)
 
 
+def _tracked(flows: list[Flow], shape: torch.Size, axis: int) -> Tracked:
+    """A tensor whose channels are along one of its dimensions."""
+    positions = torch.Size(side for d, side in enumerate(shape) if d != axis)
+    return Tracked(flows, shape[axis], positions, shape, axis)
+
+
 class _Passed:
     """The operations that keep each channel's place; a method for each kind."""
 
@@ -309,6 +308,7 @@ class _Passed:
         self.n, self.kept, self.source, self.axis, self.shape = n, kept, source, axis, shape
         self.constants = constants
         self.flows = source.flows
+        self.new_axis = axis
 
     def _with(self, flows: list[Flow], constant: Tensor | None) -> list[Flow]:
         """Add what an operation adds by itself, ``(channels,)``."""
@@ -397,6 +397,8 @@ class _Passed:
             raise not_understood(self.n)
         # In a flow's value the rows come first, then the positions.
         places = [d + 1 if d < self.axis else d for d in dims]
+        if not keep:
+            self.new_axis -= sum(d < self.axis for d in dims)
         reduce = torch.mean if name == "mean" else torch.sum
         return [fl.mapped(flow, lambda v: reduce(v, places, keep)) for flow in self.flows]
 

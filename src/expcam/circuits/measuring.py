@@ -45,7 +45,7 @@ def measure(
         gradients: Whether the gradient by the active channels' preactivations is kept.
 
     Raises:
-        ClassifierError: The module cannot be followed.
+        WiringError: The module cannot be followed.
     """
     image = e.detach().requires_grad_()
     meter = _Meter(selection, gradients)
@@ -88,9 +88,7 @@ class _Meter:
         worth = wide.new_zeros(len(wide))
         if gradient is not None:
             worth = (wide * gradient.flatten(1)).mean(1)
-        self.channels[name] = measures = Channels(
-            activation=wide.abs().mean(1), signed=worth
-        )
+        self.channels[name] = measures = Channels(activation=wide.abs().mean(1), signed=worth)
         chosen = self.fixed[name] if name in self.fixed else self.selection(name, measures)
         chosen = chosen.to(rows.device)
         self.active[name] = Active(channels=chosen, rows=rows[chosen])

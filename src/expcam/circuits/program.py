@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, fx, nn
 
-from expcam.errors import ClassifierError
+from expcam.errors import WiringError
 
 Replacement = Callable[[Tensor], Tensor]
 
@@ -65,7 +65,7 @@ def capture(module: nn.Module, x: Tensor) -> Program:
         x: Normalised images ``(batch, 3, H, W)``; only their shape counts.
 
     Raises:
-        ClassifierError: ``torch.export`` cannot trace it; the message says why.
+        WiringError: ``torch.export`` cannot trace it; the message says why.
     """
     module = getattr(module, "_orig_mod", module)  # behind torch.compile
     key = (x.shape[1:], x.dtype, x.device, _fingerprint(module))
@@ -92,7 +92,7 @@ def _exported(module: nn.Module, x: Tensor) -> Program:
             exported = torch.export.export(module, (example,), dynamic_shapes=free, strict=False)
     except Exception as error:  # it raises what the module raises, and much of its own
         reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
-        raise ClassifierError(f"the classifier cannot be traced: {reason.strip()}") from error
+        raise WiringError(f"the classifier cannot be traced: {reason.strip()}") from error
     signature = exported.graph_signature
     names = {
         **signature.inputs_to_parameters,
@@ -100,8 +100,10 @@ def _exported(module: nn.Module, x: Tensor) -> Program:
         **signature.inputs_to_lifted_tensor_constants,
     }
     if len(signature.user_inputs) != 1 or len(signature.user_outputs) != 1:
-        raise ClassifierError("a classifier takes one tensor and gives one tensor")
-    _out_of_place(exported.graph, next(n for n in exported.graph.nodes if n.name in signature.user_inputs))
+        raise WiringError("a classifier takes one tensor and gives one tensor")
+    _out_of_place(
+        exported.graph, next(n for n in exported.graph.nodes if n.name in signature.user_inputs)
+    )
     placeholders = [n.name for n in exported.graph.nodes if n.op == "placeholder"]
     return Program(
         module=exported.graph_module,
@@ -197,7 +199,7 @@ def _out_of_place(graph: fx.Graph, image: fx.Node) -> None:
         packet = getattr(torch.ops.aten, name.removesuffix("_"), None)
         alone = old.op != "call_function" or operation(old) not in VIEWS or len(old.users) == 1
         if packet is None or not name.endswith("_") or not alone:
-            raise ClassifierError(f"the operation `{name}` overwrites a view of a tensor")
+            raise WiringError(f"the operation `{name}` overwrites a view of a tensor")
         n.target = getattr(packet, target._overloadname)
         later = [user for user in old.users if order[user] > order[n]]
         for user in later:

@@ -1,21 +1,30 @@
 """From an explanation's forward and backward pass to the circuit."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 
 import networkx as nx
 import torch
 from torch import Tensor, nn
 
-from expcam.circuits.circuit import Circuit, Node
+from expcam.circuits.circuit import Circuit
 from expcam.circuits.contraction import contract, where_maps_meet
 from expcam.circuits.flows import INPUT
 from expcam.circuits.following import follow
-from expcam.circuits.measuring import Measured, measure
+from expcam.circuits.formats import Node
+from expcam.circuits.measuring import Selection, measure
+from expcam.circuits.modules import read_modules
 from expcam.circuits.reading import Contribution
-from expcam.circuits.scores import GRADIENT, Channels, edge_score
+from expcam.circuits.scores import (
+    EDGE_SCORES,
+    GRADIENT,
+    Channels,
+    EdgeScore,
+    edge_score_name,
+)
 from expcam.classifier.frozen import frozen
 from expcam.classifier.model import IMAGENET_MEAN, Classifier
-from expcam.errors import OptionError
+from expcam.errors import ExpcamWarning, OptionError, WiringError
 from expcam.explain.explanation import Explanation
 
 COVERAGE = 0.9
@@ -56,42 +65,53 @@ def read_circuit(
             maps are summed, concatenated or pooled, the paths between them summed up.
         whole_image: Read it on the whole image instead, background and all.
 
+    A classifier whose wiring is not understood is read at its modules with hooks, its edges
+    from gradients; an `ExpcamWarning` says so, and why, and so does the graph's ``wiring``.
+
     Raises:
-        ClassifierError: The classifier does something to channels that is not understood.
+        ClassifierError: Not even that can be done.
         OptionError: An option out of range.
     """
     check_selection(coverage, top_k)
-    score = edge_score(edges)
+    edges = edge_score_name(edges)
     if granularity not in GRANULARITIES:
         raise OptionError(
             f"unknown granularity `{granularity}`; there are: {', '.join(GRANULARITIES)}"
         )
     e = shown(classifier, explanation, whole_image=whole_image)[None]
     label = explanation.label
+    graph: nx.DiGraph[Node] = nx.DiGraph(
+        classifier=explanation.classifier,
+        label=label,
+        label_name=explanation.label_name,
+        source=explanation.source,
+        coverage=coverage,
+        top_k=top_k,
+        edges=edges,
+        granularity=granularity,
+        wiring="exact",
+    )
+
+    def selection(name: str, channels: Channels) -> Tensor:
+        if name == INPUT:
+            return torch.arange(len(IMAGENET_MEAN) if include_input else 0)
+        return select(channels.relevance, coverage, top_k)
+
     with frozen(classifier.module) as module:
-
-        def selection(name: str, channels: Channels) -> Tensor:
-            if name == INPUT:
-                return torch.arange(len(IMAGENET_MEAN) if include_input else 0)
-            return select(channels.relevance, coverage, top_k)
-
-        measured = measure(module, e, label, selection, gradients=edges == GRADIENT)
-        graph: nx.DiGraph[tuple[str, int]] = nx.DiGraph(
-            classifier=explanation.classifier,
-            label=label,
-            label_name=explanation.label_name,
-            source=explanation.source,
-            coverage=coverage,
-            top_k=top_k,
-            edges=edges,
-            granularity=granularity,
-        )
-        _add_nodes(graph, measured)
-        found = _Edges()
-        with torch.no_grad():
-            for contribution in follow(measured.recording, measured.active):
-                activation = measured.channels[contribution.source].activation
-                found.add(contribution, score(contribution, activation[contribution.sources]))
+        try:
+            measured = measure(module, e, label, selection, gradients=edges == GRADIENT)
+            with torch.no_grad():
+                found = _Edges(EDGE_SCORES[edges], measured.channels)
+                for contribution in follow(measured.recording, measured.active):
+                    found.add(contribution)
+        except WiringError as error:
+            return _by_modules(graph, module, e, selection, str(error))
+    _add_nodes(
+        graph,
+        measured.channels,
+        {name: active.channels for name, active in measured.active.items()},
+        measured.recording.output_layer,
+    )
     graph.add_edges_from(found)
     circuit = Circuit(graph)
     if granularity == "blocks":
@@ -99,9 +119,7 @@ def read_circuit(
     return circuit
 
 
-def shown(
-    classifier: Classifier, explanation: Explanation, *, whole_image: bool = False
-) -> Tensor:
+def shown(classifier: Classifier, explanation: Explanation, *, whole_image: bool = False) -> Tensor:
     """What a circuit is read on: the masked image, or the whole one, ``(3, H, W)``."""
     x = torch.from_numpy(explanation.input).to(classifier.device)
     if whole_image:
@@ -153,7 +171,8 @@ def edges_of(
                 sources = {
                     source
                     for source in each.sources.tolist()
-                    if each.source == INPUT and INPUT not in wanted
+                    if each.source == INPUT
+                    and INPUT not in wanted
                     or circuit.graph.has_edge((each.source, source), (each.target, target))
                 }
                 first = target // (rows // groups) * inputs
@@ -166,14 +185,20 @@ def edges_of(
 def check_readable(classifier: Classifier, x: Tensor) -> None:
     """Raise `ClassifierError` when no circuit can be read of a classifier.
 
-    It costs one forward and one backward pass on a normalised image ``(3, H, W)``; call it
+    It costs a forward and a backward pass or two on a normalised image ``(3, H, W)``; call it
     before longer work.
     """
+
+    def first(_: str, __: Channels) -> Tensor:
+        return torch.tensor([0])
+
     with frozen(classifier.module) as module:
-        first = torch.tensor([0])
-        measured = measure(module, x[None], 0, lambda _, __: first)
-        for _ in follow(measured.recording, measured.active):
-            pass
+        try:
+            measured = measure(module, x[None], 0, first)
+            for _ in follow(measured.recording, measured.active):
+                pass
+        except WiringError:
+            read_modules(module, x[None], 0, first)
 
 
 def check_selection(coverage: float, top_k: int) -> None:
@@ -200,15 +225,42 @@ def select(relevance: Tensor, coverage: float, top_k: int) -> Tensor:
     return order[: min(needed, top_k)]
 
 
-def _add_nodes(graph: "nx.DiGraph[tuple[str, int]]", measured: Measured) -> None:
+def _by_modules(
+    graph: "nx.DiGraph[Node]", module: nn.Module, e: Tensor, selection: Selection, reason: str
+) -> Circuit:
+    """The circuit of a classifier whose wiring is not understood."""
+    warnings.warn(
+        f"{reason}. The circuit is read at the classifier's modules instead, its edges from "
+        "gradients: an edge's weight is what the gradient makes of it on this image",
+        ExpcamWarning,
+        stacklevel=3,
+    )
+    reading = read_modules(module, e, graph.graph["label"], selection)
+    graph.graph |= {"wiring": f"modules: {reason}", "edges": EDGE_SCORE, "granularity": "layers"}
+    _add_nodes(graph, reading.channels, reading.active, reading.output_layer)
+    for edge in reading.edges:
+        activation = reading.channels[edge.source].activation[edge.sources]
+        numbers = (edge.sources, edge.weight * activation, edge.signed)
+        for source, score, signed in zip(*(n.tolist() for n in numbers), strict=True):
+            if score:
+                graph.add_edge((edge.source, source), edge.target, score=score, signed=signed)
+    return Circuit(graph)
+
+
+def _add_nodes(
+    graph: "nx.DiGraph[Node]",
+    channels: Mapping[str, Channels],
+    active: Mapping[str, Tensor],
+    output: str,
+) -> None:
     """The active channels, the first layer first."""
-    kinds = {measured.recording.output_layer: "class", INPUT: "input"}
-    order = [name for name, active in measured.active.items() if len(active.channels)]
+    kinds = {output: "class", INPUT: "input"}
+    order = [name for name in channels if len(active[name])]
     for depth, name in enumerate(order):
-        channels = measured.channels[name]
         # One transfer for a layer, not one for each number.
-        activation, relevance = channels.activation.tolist(), channels.relevance.tolist()
-        for channel in measured.active[name].channels.tolist():
+        activation = channels[name].activation.tolist()
+        relevance = channels[name].relevance.tolist()
+        for channel in active[name].tolist():
             graph.add_node(
                 (name, channel),
                 layer=name,
@@ -223,14 +275,17 @@ def _add_nodes(graph: "nx.DiGraph[tuple[str, int]]", measured: Measured) -> None
 class _Edges:
     """Edges that are summed up: a source may reach a target in several ways."""
 
-    def __init__(self) -> None:
+    def __init__(self, score: EdgeScore, channels: Mapping[str, Channels]) -> None:
+        self._score, self._channels = score, channels
         self._numbers: dict[tuple[Node, Node], tuple[float, float]] = {}
 
-    def add(self, contribution: Contribution, score: Tensor) -> None:
-        numbers = self._numbers
+    def add(self, contribution: Contribution) -> None:
+        activation = self._channels[contribution.source].activation[contribution.sources]
+        score = self._score(contribution, activation)
         sources = [(contribution.source, channel) for channel in contribution.sources.tolist()]
         targets = [(contribution.target, channel) for channel in contribution.targets.tolist()]
         rows = (score.tolist(), contribution.signed.tolist(), (contribution.weight > 0).tolist())
+        numbers = self._numbers
         for target, *row in zip(targets, *rows, strict=True):
             for source, strength, signed, linked in zip(sources, *row, strict=True):
                 if linked:

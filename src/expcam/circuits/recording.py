@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from expcam.circuits.program import Runner, capture, flat, operation
 from expcam.circuits.wiring import Kind, Step, Wiring, not_understood, wire
 
+
 @dataclass(frozen=True, kw_only=True)
 class Layer:
     """A channel-mixing layer as it ran on one image.
@@ -90,7 +91,7 @@ def record(module: nn.Module, e: Tensor, *, observer: Observer | None = None) ->
         observer: Is handed each layer as soon as it has run.
 
     Raises:
-        ClassifierError: The module cannot be traced, or does something to channels that is
+        WiringError: The module cannot be traced, or does something to channels that is
             not understood; the message names the operation.
     """
     wiring = wire(capture(module, e))

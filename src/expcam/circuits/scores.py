@@ -66,16 +66,16 @@ EDGE_SCORES: dict[str, EdgeScore] = {
 target's preactivation, as in attribution patching (arXiv 2310.10348); the others are controls."""
 
 
-def edge_score(name: str) -> EdgeScore:
-    """The edge score of a name; ``*`` may stand for ``×``.
+def edge_score_name(given: str) -> str:
+    """The name of an edge score; ``*`` may be written for ``×``.
 
     Raises:
         OptionError: There is no such score; the message lists them.
     """
-    found = EDGE_SCORES.get(name.replace("*", "×"))
-    if found is None:
-        raise OptionError(f"unknown edge score `{name}`; there are: {', '.join(EDGE_SCORES)}")
-    return found
+    name = given.replace("*", "×")
+    if name not in EDGE_SCORES:
+        raise OptionError(f"unknown edge score `{given}`; there are: {', '.join(EDGE_SCORES)}")
+    return name
 
 
 def weight_norms(recording: Recording, name: str) -> Tensor:

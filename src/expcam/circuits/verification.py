@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from expcam.circuits.ablation import Ablated, ablated
 from expcam.circuits.choosing import CIRCUIT, RANDOM, Choice, choices, matched
-from expcam.circuits.circuit import Circuit, Node
+from expcam.circuits.circuit import Circuit
 from expcam.circuits.edge_ablation import (
     Inputs,
     averaged,
@@ -21,6 +21,7 @@ from expcam.circuits.edge_ablation import (
     weights,
     with_edges,
 )
+from expcam.circuits.formats import Node
 from expcam.circuits.measuring import Measured, measure
 from expcam.circuits.readout import EDGE_SCORE, edges_of, shown
 from expcam.circuits.recording import record
@@ -160,7 +161,10 @@ def verify_circuit(
             for kind in parts:
                 subject = _SUBJECTS[kind](classifier, module, x, label)
                 chosen = subject.chosen(circuit)
-                scores = {**subject.scores(module), RANDOMISED: subject.scores(shuffled)[ours[kind]]}
+                scores = {
+                    **subject.scores(module),
+                    RANDOMISED: subject.scores(shuffled)[ours[kind]],
+                }
                 tested = list(choices(scores, sizes, draws, rng))
                 beside = list(matched(chosen, draws, rng))
                 for ablation in ablations:
@@ -332,9 +336,7 @@ _SUBJECTS: dict[str, Callable[[Classifier, nn.Module, Tensor, int], _Subject]] =
 }
 
 
-def _figures(
-    subject: _Subject, tested: Sequence[Choice], label: int
-) -> list[dict[str, object]]:
+def _figures(subject: _Subject, tested: Sequence[Choice], label: int) -> list[dict[str, object]]:
     """The figures of each choice."""
     nothing = {name: torch.zeros_like(keep) for name, keep in tested[0].keep.items()}
     logits = subject.logits(
@@ -354,9 +356,7 @@ def _figures(
             "label_kept": int(on.argmax()) == label,
             "logit_ratio": float(on[label]) / full if full else float("nan"),
         }
-        for choice, on, off in zip(
-            tested, logits[1 : count + 1], logits[count + 1 :], strict=True
-        )
+        for choice, on, off in zip(tested, logits[1 : count + 1], logits[count + 1 :], strict=True)
     ]
 
 
@@ -370,9 +370,7 @@ def _shown(classifier: Classifier, image: Explanation | ImageSource | Tensor) ->
     return classifier.prepare(image).input
 
 
-def _reference(
-    ablation: str, others: Sequence[Tensor], rng: torch.Generator
-) -> list[Tensor]:
+def _reference(ablation: str, others: Sequence[Tensor], rng: torch.Generator) -> list[Tensor]:
     if ablation == "zero":
         return []
     if ablation == "resample":

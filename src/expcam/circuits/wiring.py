@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from expcam.circuits.program import VIEWS, Program, depending, flat, operation, where
-from expcam.errors import ClassifierError
+from expcam.errors import WiringError
 
 ELEMENTWISE = {
     *("relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "selu", "celu", "gelu", "silu"),
@@ -25,7 +25,16 @@ SAME = {
     *("clone", "alias", "detach", "to", "_to_copy", "type_as", "lift_fresh_copy"),
 }
 REINDEXING = VIEWS - SAME | {
-    *("roll", "flip", "pad", "constant_pad_nd", "index", "index_select", "repeat", "channel_shuffle"),
+    *(
+        "roll",
+        "flip",
+        "pad",
+        "constant_pad_nd",
+        "index",
+        "index_select",
+        "repeat",
+        "channel_shuffle",
+    ),
     *("repeat_interleave", "pixel_shuffle", "pixel_unshuffle", "upsample_nearest2d", "getitem"),
 }
 AVERAGING = {
@@ -121,7 +130,7 @@ def wire(program: Program) -> Wiring:
     """Find out what each operation of a program does to channels.
 
     Raises:
-        ClassifierError: An operation on the way to the logits is not understood; it is named.
+        WiringError: An operation on the way to the logits is not understood; it is named.
     """
     return _Wirer(program).wire()
 
@@ -147,7 +156,7 @@ class _Wirer:
         owners = {self.steps[n].owner for n in self._back(output)}
         owner = next(iter(owners)) if len(owners) == 1 else None
         if owner is None:
-            raise ClassifierError("the logits do not come from one layer, so they have no circuit")
+            raise WiringError("the logits do not come from one layer, so they have no circuit")
         way = self._way(output)
         return Wiring(
             self.program,
@@ -229,9 +238,7 @@ class _Wirer:
     def _layer(self, n: fx.Node, kind: Kind, sources: tuple[fx.Node, ...]) -> None:
         name = self._name(n, kind)
         if name in self.sites:
-            raise ClassifierError(
-                f"layer `{name}` is used twice, which the readout cannot tell apart"
-            )
+            raise WiringError(f"layer `{name}` is used twice, which the readout cannot tell apart")
         self.sites[name] = Site(node=n, activation=n)
         self.steps[n] = Step(kind, sources, name)
 
@@ -298,10 +305,10 @@ class _Wirer:
         return _leads(n, lambda user: operation(user) == "add", NORMALISING)
 
 
-def not_understood(n: fx.Node) -> ClassifierError:
+def not_understood(n: fx.Node) -> WiringError:
     """The error that names an operation."""
     place = where(n)
-    return ClassifierError(
+    return WiringError(
         f"the readout cannot follow channels through `{operation(n)}`"
         + (f" in `{place}`" if place else "")
         + "; it knows convolutions, linear layers, attention, norms, elementwise "
@@ -318,9 +325,7 @@ def _attends(n: fx.Node, images: Collection[fx.Node]) -> bool:
     )
 
 
-def _leads(
-    n: fx.Node, goal: Callable[[fx.Node], bool], beside: Collection[str] = ()
-) -> bool:
+def _leads(n: fx.Node, goal: Callable[[fx.Node], bool], beside: Collection[str] = ()) -> bool:
     """Whether a result gets somewhere with no more than its shape or its scale changed."""
     passing = {*SAME, *REINDEXING, *beside, "mul", "div"}
     todo, seen = list(n.users), set()

@@ -14,14 +14,13 @@ from expcam.errors import OptionError
 from expcam.files import written_whole
 
 if TYPE_CHECKING:
-    import networkx as nx
     import pandas as pd
 
     from expcam.circuits.circuit import Circuit
     from expcam.explain.explanation import Explanation
 
 
-CSV_FILES = ("nodes.csv", "edges.csv", "methods.csv")
+CSV_FILES = ("nodes.csv", "edges.csv", "circuit.csv", "methods.csv")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,35 +42,17 @@ def write_html(path: Path, finding: Finding) -> None:
     )
 
 
-def write_json(path: Path, finding: Finding) -> None:
-    """The circuit in node-link form; `Circuit.load` reads it."""
+def write_circuit(path: Path, finding: Finding) -> None:
+    """The circuit as JSON, GraphML or GEXF; `Circuit.load` reads it."""
     finding.circuit.save(path)
 
 
-def write_graphml(path: Path, finding: Finding) -> None:
-    """The circuit for Gephi, yEd or Cytoscape; node ids are ``layer:channel``."""
-    import networkx as nx
-
-    with written_whole(path) as temporary:
-        nx.write_graphml(_with_text_keys(finding.circuit), temporary)
-
-
-def write_gexf(path: Path, finding: Finding) -> None:
-    """The circuit for Gephi; node ids are ``layer:channel``."""
-    import networkx as nx
-
-    with written_whole(path) as temporary:
-        nx.write_gexf(_with_text_keys(finding.circuit), temporary)
-
-
 def write_csv(path: Path, finding: Finding) -> None:
-    """A folder with ``nodes.csv``, ``edges.csv`` and ``methods.csv``."""
+    """A folder with the circuit's tables, which `Circuit.load` reads, and ``methods.csv``."""
     with written_whole(path) as temporary:
-        temporary.mkdir()
+        finding.circuit.save(temporary)
         methods = finding.table.drop(columns="attribution")
-        tables = (finding.circuit.nodes, finding.circuit.edges, methods)
-        for name, table in zip(CSV_FILES, tables, strict=True):
-            table.to_csv(temporary / name, index=False)
+        methods.to_csv(temporary / "methods.csv", index=False)
 
 
 def write_picture(path: Path, finding: Finding) -> None:
@@ -83,9 +64,9 @@ def write_picture(path: Path, finding: Finding) -> None:
 
 WRITERS: dict[str, Callable[[Path, Finding], None]] = {
     ".html": write_html,
-    ".json": write_json,
-    ".graphml": write_graphml,
-    ".gexf": write_gexf,
+    ".json": write_circuit,
+    ".graphml": write_circuit,
+    ".gexf": write_circuit,
     ".csv": write_csv,
     ".png": write_picture,
     ".svg": write_picture,
@@ -102,10 +83,3 @@ def writer_for(path: str | Path) -> Callable[[Path, Finding], None]:
     if suffix not in WRITERS:
         raise OptionError(f"cannot write `{path}`: its suffix must be one of {', '.join(WRITERS)}")
     return WRITERS[suffix]
-
-
-def _with_text_keys(circuit: Circuit) -> nx.DiGraph[str]:
-    import networkx as nx
-
-    names = {key: f"{key[0]}:{key[1]}" for key in circuit.graph}
-    return nx.DiGraph(nx.relabel_nodes(circuit.graph, names))

@@ -1,0 +1,148 @@
+"""Tiny classifiers, one for each building block, small enough to work out by hand.
+
+All take images ``(1, 3, 2, 2)`` and are run on the colours (1, 2, 3) in every pixel.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.helpers import kernel
+
+
+def convolution(rows: list[list[float]], groups: int = 1) -> nn.Conv2d:
+    """A 1×1 convolution without bias, of these weights."""
+    weight = kernel(rows)
+    conv = nn.Conv2d(weight.shape[1] * groups, len(rows), 1, bias=False, groups=groups)
+    conv.weight.data = weight
+    return conv
+
+
+def linear(rows: list[list[float]]) -> nn.Linear:
+    """A linear layer without bias, of these weights."""
+    layer = nn.Linear(len(rows[0]), len(rows), bias=False)
+    layer.weight.data = torch.tensor(rows, dtype=torch.float32)
+    return layer
+
+
+class Block(nn.Module):
+    """The colours as they are, what a block makes of them, a mean over space and the classes."""
+
+    def __init__(self, classes: list[list[float]]) -> None:
+        super().__init__()
+        self.first = convolution([[1, 0, 0], [0, 1, 0], [0, 0, 1]])
+        self.classes = linear(classes)
+
+    def block(self, a: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classes(self.block(self.first(x)).mean((2, 3)))
+        return logits
+
+
+class Concatenation(Block):
+    """Class 1 reads the first two channels a second time."""
+
+    def block(self, a: Tensor) -> Tensor:
+        return torch.cat([a, a[:, :2]], 1)
+
+
+class Shuffle(Block):
+    """Four channels in two groups, (a, b, c, a), are shuffled to (a, c, b, a)."""
+
+    def block(self, a: Tensor) -> Tensor:
+        four = torch.cat([a, a[:, :1]], 1)
+        batch, _, height, width = four.shape
+        grouped = four.view(batch, 2, 2, height, width).transpose(1, 2).contiguous()
+        return grouped.view(batch, 4, height, width)
+
+
+class Depthwise(Block):
+    def __init__(self, classes: list[list[float]]) -> None:
+        super().__init__(classes)
+        self.depthwise = convolution([[2.0], [-3.0], [0.5]], groups=3)
+
+    def block(self, a: Tensor) -> Tensor:
+        return self.depthwise(a)  # type: ignore[no-any-return]
+
+
+class LayerScale(Block):
+    def __init__(self, classes: list[list[float]]) -> None:
+        super().__init__(classes)
+        self.gamma = nn.Parameter(torch.tensor([2.0, -0.5, 0.5])[:, None, None])
+
+    def block(self, a: Tensor) -> Tensor:
+        return a + self.gamma * a
+
+
+class SqueezeAndExcitation(Block):
+    """Gates of 1/2, whatever the image."""
+
+    def __init__(self, classes: list[list[float]]) -> None:
+        super().__init__(classes)
+        self.squeeze = convolution([[0.0, 0.0, 0.0]] * 3)
+
+    def block(self, a: Tensor) -> Tensor:
+        return a * torch.sigmoid(self.squeeze(F.adaptive_avg_pool2d(a, 1)))
+
+
+class LayerNorm(Block):
+    """(1, 2, 3) less its mean is (-1, 0, 1), over a deviation of √(2/3)."""
+
+    def block(self, a: Tensor) -> Tensor:
+        normed = F.layer_norm(a.permute(0, 2, 3, 1), (3,), eps=0.0)
+        return normed.permute(0, 3, 1, 2)
+
+
+class GroupNorm(Block):
+    """The same numbers: all pixels are alike. Behind a ReLU, so that it is no layer's own."""
+
+    def block(self, a: Tensor) -> Tensor:
+        return F.group_norm(F.relu(a) + 0, 1, eps=0.0)
+
+
+class Functional(nn.Module):
+    """No modules at all: a grouped convolution, a linear layer and a product of matrices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels = nn.Parameter(kernel([[1.0], [2.0], [3.0]]))
+        self.hidden = nn.Parameter(torch.tensor([[1.0, 1.0, 0.0], [0.0, -1.0, 1.0]]))
+        self.classes = nn.Parameter(torch.tensor([[1.0, 0.0], [2.0, 5.0]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # One target per group, three groups, twice: not depthwise, 3 to 6 channels.
+        a = F.conv2d(x, torch.cat([self.kernels, -self.kernels]), groups=3).relu()
+        pooled = a.mean((2, 3))[:, ::2]
+        return F.linear(pooled, self.hidden).relu() @ self.classes.T
+
+
+class Attention(nn.Module):
+    """Two heads of two features that look at all four pixels alike; an MLP of two neurons.
+
+    A stream of four channels: the colours and 0. The heads' values are the stream's own
+    channels, written back as they are; a neuron reads the first channel, and writes it to the
+    last, twice.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = convolution([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]])
+        rows = torch.zeros(12, 4)
+        rows[8:] = torch.eye(4)
+        self.qkv = linear(rows.tolist())
+        self.out = linear(torch.eye(4).tolist())
+        self.up = linear([[1, 0, 0, 0], [0, -1, 0, 0]])
+        self.down = linear([[0, 0], [0, 0], [0, 0], [2, 0]])
+        self.head = linear([[0, 0, 0, 0], [1, 10, 100, 1000]])
+
+    def forward(self, x: Tensor) -> Tensor:
+        stream = self.embed(x).flatten(2).transpose(1, 2)
+        batch, tokens, _ = stream.shape
+        q, k, v = self.qkv(stream).view(batch, tokens, 3, 2, 2).permute(2, 0, 3, 1, 4)
+        heads = F.scaled_dot_product_attention(q, k, v)
+        stream = stream + self.out(heads.transpose(1, 2).reshape(batch, tokens, 4))
+        stream = stream + self.down(self.up(stream).relu())
+        logits: Tensor = self.head(stream.mean(1))
+        return logits
