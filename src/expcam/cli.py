@@ -21,6 +21,10 @@ from expcam.files import check_writable
 from expcam.graphs.exports import CSV_FILES, WRITERS, Finding, write_csv, writer_for
 
 if TYPE_CHECKING:
+    from expcam.circuits.circuit import Circuit
+    from expcam.circuits.verification import CircuitCheck
+    from expcam.classifier.model import Classifier
+    from expcam.explain.explanation import Explanation
     from expcam.explain.progress import Progress
 
 MISTAKE, NOT_KEPT, INTERRUPTED = 2, 3, 130
@@ -89,6 +93,21 @@ def circuit(
     top_k: Annotated[
         int, typer.Option("--top-k", metavar="N", help="At most so many channels per layer.")
     ] = 16,
+    edges: Annotated[
+        str,
+        typer.Option(
+            metavar="SCORE",
+            help="What an edge's score is: weight×activation (or weight*activation), signed, "
+            "gradient×activation, activation or weight.",
+        ),
+    ] = "weight×activation",
+    granularity: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="layers, or blocks: paths between blocks summed up."),
+    ] = "layers",
+    verify: Annotated[
+        bool, typer.Option(help="Test the circuit by ablation, beside controls.")
+    ] = True,
     baselines: Annotated[
         str,
         typer.Option(
@@ -114,7 +133,8 @@ def circuit(
     if instances and (contrast is not None or area is not None or objective != DEFAULT_OBJECTIVE):
         raise OptionError("--instances goes with neither --contrast nor --objective nor --area")
     asked = _Asked(target, contrast, objective, area, seed)
-    finding = _find(image, model, weights, device, asked, top_k, methods, instances)
+    reading = _Reading(top_k, edges, granularity, verify)
+    finding = _find(image, model, weights, device, asked, reading, methods, instances)
     write(out, finding)
     _print(finding, out, time.monotonic() - start, as_json)
     return 0 if finding.explanation.holds else NOT_KEPT
@@ -149,13 +169,23 @@ class _Asked:
     seed: int
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """The options that say how the circuit is read and tested."""
+
+    top_k: int
+    edges: str
+    granularity: str
+    verify: bool
+
+
 def _find(
     image: Path,
     model: str,
     weights: Path | None,
     device: str | None,
     asked: _Asked,
-    top_k: int,
+    reading: _Reading,
     methods: list[str],
     instances: bool,
 ) -> Finding:
@@ -179,7 +209,7 @@ def _find(
         # Masked activations are full of denormal numbers, on which a CPU is slow.
         torch.set_flush_denormal(True)
         check_options(DEFAULT_RECIPE, Task(asked.objective, asked.area, asked.seed))
-        check_selection(COVERAGE, top_k)
+        check_selection(COVERAGE, reading.top_k, reading.edges, reading.granularity)
         check_methods(methods)
         open_image(image)
     with _status(f"loading classifier {model}"), _warnings_as_lines():
@@ -193,14 +223,42 @@ def _find(
         else:
             first = explain_image(classifier, image, **vars(asked), progress=progress)
             others = []
-        found = read_circuit(classifier, first, top_k=top_k)
+        with _warnings_as_lines():
+            found = read_circuit(
+                classifier,
+                first,
+                top_k=reading.top_k,
+                edges=reading.edges,
+                granularity=reading.granularity,
+            )
         table = compare(classifier, first, methods, progress=progress)
-    return Finding(explanation=first, circuit=found, table=table, instances=others)
+        tested = _test(classifier, first, found, progress) if reading.verify else {}
+    return Finding(explanation=first, circuit=found, table=table, instances=others, **tested)
+
+
+def _test(
+    classifier: Classifier, explanation: Explanation, circuit: Circuit, progress: Progress
+) -> dict[str, Any]:
+    """The fields of a `Finding` that say whether the circuit is what carried the decision."""
+    import torch
+
+    from expcam.circuits.evidence import activation_maps, most_relevant
+    from expcam.circuits.verification import necessary_channels, verify_circuit
+
+    if circuit.graph.graph["wiring"] != "exact":
+        return {}
+    nodes = most_relevant(circuit)
+    x = torch.from_numpy(explanation.input)
+    return {
+        "check": verify_circuit(classifier, circuit, [explanation], progress=progress),
+        "necessary": necessary_channels(classifier, circuit, explanation),
+        "maps": list(zip(nodes, activation_maps(classifier, x, nodes), strict=True)),
+    }
 
 
 def _print(finding: Finding, out: Path, seconds: float, as_json: bool) -> None:
     from expcam.explain.compare import OURS
-    from expcam.graphs.wording import share
+    from expcam.graphs.wording import circuit_figures, share
 
     e, graph = finding.explanation, finding.circuit.graph
     if as_json:
@@ -223,6 +281,8 @@ def _print(finding: Finding, out: Path, seconds: float, as_json: bool) -> None:
         "circuit": f"{graph.number_of_nodes()} channels and {graph.number_of_edges()} edges "
         f"in {len(finding.circuit.layers)} layers",
     }
+    if finding.check is not None:
+        lines["tested"] = circuit_figures(finding.check)
     if needs:
         lines["others need"] = needs
     if finding.instances:
@@ -258,9 +318,24 @@ def _as_dict(finding: Finding, out: Path, seconds: float) -> dict[str, object]:
         "nodes": finding.circuit.graph.number_of_nodes(),
         "edges": finding.circuit.graph.number_of_edges(),
         "layers": len(finding.circuit.layers),
+        "circuit_check": _check_as_dict(finding.check),
+        "necessary_channels": None if finding.necessary is None else list(finding.necessary),
         "methods": methods.where(methods.notna(), None).to_dict("records"),
         "out": str(out),
         "seconds": seconds,
+    }
+
+
+def _check_as_dict(check: CircuitCheck | None) -> dict[str, object] | None:
+    if check is None:
+        return None
+    table = check.summary().loc["nodes", "zero"]
+    own = check.circuit.query("parts == 'nodes' and ablation == 'zero'")
+    columns = ["size", "faithfulness", "completeness", "label_kept"]
+    return {
+        "distance": table["distance"].to_dict(),
+        **{name: own[own["method"] == name][columns].mean().to_dict() for name in own["method"]},
+        "controls_as_good": check.controls_as_good("zero"),
     }
 
 

@@ -7,9 +7,7 @@ from expcam.circuits.tracking import Tracked
 def image() -> Tracked:
     """A tensor (1, 4, 2, 3) whose channels are followed, each element its own number."""
     rows = torch.arange(24.0).view(4, 1, 2, 3)
-    return Tracked(
-        [whole("a", rows, torch.arange(4))], 4, rows.shape[1:], torch.Size([1, 4, 2, 3])
-    )
+    return Tracked([whole("a", rows, torch.arange(4))], 4, rows.shape[1:], torch.Size([1, 4, 2, 3]))
 
 
 def elements(tracked: Tracked) -> torch.Tensor:

@@ -16,7 +16,7 @@ def where_maps_meet(wiring: Wiring) -> set[str]:
     meeting = (Kind.SUM, Kind.JOIN, Kind.AVERAGE, Kind.MAX_POOL)
     by_activation = {site.activation: name for name, site in wiring.sites.items()}
     # From each place where maps meet back to the layers that they come from.
-    for n, step in wiring.steps.items():
+    for step in wiring.steps.values():
         if step.kind not in meeting:
             continue
         todo = list(step.sources)

@@ -122,7 +122,7 @@ class _Cutting(Runner):
         kept = kept.view(*kept.shape, *[1] * (weight.ndim - 2))
         new = (read - self._reference.read[name], weight * kept)
         if rest:
-            new = (*new, None, *rest[1:])  # type: ignore[assignment]
+            new = (*new, None, *rest[1:])
         kwargs = {key: value for key, value in kwargs.items() if key != "bias"}
         return n.target(*new, **kwargs) + self._reference.given[name]  # type: ignore[operator]
 
@@ -148,7 +148,7 @@ def edge_scores(
         node = wiring.sites[layer].node
         matrix = weight.T if operation(node) in ("matmul", "mm") else weight
         read = run.read[layer]
-        rows = (read if operation(node) == "conv2d" else read.movedim(-1, 1))[0].flatten(1)
+        rows = read.movedim(1 if operation(node) == "conv2d" else -1, 0).flatten(1)
         activation = rows.abs().mean(1)
         groups = len(rows) // matrix.shape[1]
         per_target = activation.view(groups, -1).repeat_interleave(len(matrix) // groups, 0)

@@ -180,7 +180,8 @@ class _Follower:
         result = n.target(*args, **kwargs)  # type: ignore[operator]
         if isinstance(result, tuple | list):
             return [source.shown(part.round().long() - 1) for part in result]
-        return source.shown(result.round().long() - 1)
+        shown: Tracked = source.shown(result.round().long() - 1)
+        return shown
 
     def _multiplied(
         self, n: fx.Node, step: Step, source: Tracked, kept: Kept, shape: torch.Size
@@ -363,8 +364,7 @@ class _Passed:
     def gate(self) -> list[Flow]:
         assert self.kept.frozen is not None
         gate = self.kept.frozen.movedim(self.axis, 0)
-        flows = [fl.gated(flow, gate) for flow in self.flows]
-        return flows
+        return [fl.gated(flow, gate) for flow in self.flows]
 
     def max_pool(self) -> list[Flow]:
         assert self.kept.frozen is not None

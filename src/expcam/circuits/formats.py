@@ -141,7 +141,9 @@ def _check_format(found: object) -> None:
 
 def _with_text_keys(graph: "nx.DiGraph[Node]") -> "nx.DiGraph[str]":
     """Node ids ``layer:channel``; the circuit's own attributes stand at the class."""
-    text = nx.DiGraph(nx.relabel_nodes(graph, {key: f"{key[0]}:{key[1]}" for key in graph}))
+    text: nx.DiGraph[str] = nx.DiGraph(
+        nx.relabel_nodes(graph, {key: f"{key[0]}:{key[1]}" for key in graph})
+    )
     text.graph.clear()
     for _, data in text.nodes(data=True):
         if data["kind"] == "class":
@@ -213,7 +215,7 @@ _WRITERS: dict[str, Callable[[Path, "nx.DiGraph[Node]"], None]] = {
 }
 _READERS: dict[str, Callable[[Path], "nx.DiGraph[Node]"]] = {
     ".json": _read_json,
-    ".graphml": lambda path: _with_own_keys(nx.read_graphml(path)),
-    ".gexf": lambda path: _with_own_keys(nx.read_gexf(path)),
+    ".graphml": lambda path: _with_own_keys(nx.DiGraph(nx.read_graphml(path))),
+    ".gexf": lambda path: _with_own_keys(nx.DiGraph(nx.read_gexf(path))),
     ".csv": _read_csv,
 }

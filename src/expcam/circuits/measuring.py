@@ -58,6 +58,15 @@ def measure(
     return Measured(recording=recording, channels=meter.channels, active=meter.active)
 
 
+def measures_of(activation: Tensor, product: Tensor) -> Channels:
+    """Measures of channels, from activation and activation × gradient ``(channels, positions)``."""
+    return Channels(
+        activation=activation.abs().mean(1),
+        signed=product.mean(1),
+        absolute=product.abs().mean(1),
+    )
+
+
 class _Meter:
     def __init__(self, selection: Selection, gradients: bool) -> None:
         self.selection = selection
@@ -85,10 +94,8 @@ class _Meter:
     def _reduce(self, name: str, gradient: Tensor | None) -> None:
         rows = self._rows.pop(name)
         wide = rows.flatten(1)
-        worth = wide.new_zeros(len(wide))
-        if gradient is not None:
-            worth = (wide * gradient.flatten(1)).mean(1)
-        self.channels[name] = measures = Channels(activation=wide.abs().mean(1), signed=worth)
+        product = torch.zeros_like(wide) if gradient is None else wide * gradient.flatten(1)
+        self.channels[name] = measures = measures_of(wide, product)
         chosen = self.fixed[name] if name in self.fixed else self.selection(name, measures)
         chosen = chosen.to(rows.device)
         self.active[name] = Active(channels=chosen, rows=rows[chosen])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from expcam.circuits.flows import INPUT
-from expcam.circuits.measuring import Selection
+from expcam.circuits.measuring import Selection, measures_of
 from expcam.circuits.scores import Channels
 from expcam.errors import ClassifierError
 
@@ -86,16 +86,16 @@ def read_modules(module: nn.Module, e: Tensor, label: int, selection: Selection)
     reading = ModuleReading(channels={}, active={}, output_layer=LOGITS)
     for (name, tensor), gradient in zip(tensors.items(), gradients, strict=True):
         rows = tensor.detach().movedim(axes[name], 0).flatten(1)
-        worth = torch.zeros(len(rows), device=rows.device)
+        product = torch.zeros_like(rows)
         if gradient is not None:
-            worth = (rows * gradient.movedim(axes[name], 0).flatten(1)).mean(1)
-        reading.channels[name] = Channels(activation=rows.abs().mean(1), signed=worth)
+            product = rows * gradient.movedim(axes[name], 0).flatten(1)
+        reading.channels[name] = measures_of(rows, product)
         if tensor.shape == logits.shape and torch.equal(tensor, logits):
             reading.output_layer = name
     output = reading.output_layer
     if output == LOGITS:
-        own = logits.detach()[0]
-        reading.channels[LOGITS] = Channels(activation=own.abs(), signed=own)
+        own = logits.detach().movedim(1, 0)
+        reading.channels[LOGITS] = measures_of(own, own)
     for name, channels in reading.channels.items():
         chosen = torch.tensor([label]) if name == output else selection(name, channels)
         reading.active[name] = chosen.to(e.device)
@@ -107,9 +107,8 @@ def _edges(
     module: nn.Module, image: Tensor, reading: ModuleReading, axes: dict[str, int]
 ) -> Iterator[ModuleEdge]:
     """Cut the classifier behind each module, so that gradients get to the nearest ones only."""
-    with torch.enable_grad():
-        with _outputs(module, cut=True) as (outputs, leaves):
-            logits = module(image)
+    with torch.enable_grad(), _outputs(module, cut=True) as (outputs, leaves):
+        logits = module(image)
     if reading.output_layer == LOGITS:
         outputs[LOGITS] = logits
         axes = {**axes, LOGITS: 1}

@@ -32,15 +32,17 @@ class Program:
     @property
     def image(self) -> fx.Node:
         """The node of the image."""
-        return next(
-            n for n in self.module.graph.nodes if n.op == "placeholder" and not self.inputs[n.name]
-        )
+        for n in self.module.graph.nodes:
+            if n.op == "placeholder" and self.inputs[n.name] is None:
+                image: fx.Node = n
+        return image
 
     @property
     def output(self) -> fx.Node:
         """The node that gives the logits."""
         (result,) = next(n for n in self.module.graph.nodes if n.op == "output").args
-        return result[0] if isinstance(result, tuple | list) else result
+        logits: fx.Node = result[0] if isinstance(result, tuple | list) else result
+        return logits
 
     def arguments(self, module: nn.Module, x: Tensor) -> list[Any]:
         """What the graph takes: the module's present weights and the image ``x``."""
@@ -118,7 +120,7 @@ def operation(n: fx.Node) -> str:
         return n.op
     target = n.target
     if isinstance(target, torch._ops.OpOverload):
-        return target.overloadpacket.__name__.removesuffix("_")
+        return str(target.overloadpacket.__name__).removesuffix("_")
     return str(getattr(target, "__name__", target))
 
 
@@ -153,6 +155,7 @@ class Runner(fx.Interpreter):
         return logits
 
     def run_node(self, n: fx.Node) -> Any:
+        """Execute a node, as the interpreter asks for it."""
         result = super().run_node(n)
         return self.replaced[n](result) if n in self.replaced else result
 

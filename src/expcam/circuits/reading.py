@@ -193,7 +193,7 @@ def unfolded(
         total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         planes = F.pad(planes, [side for t in reversed(total) for side in (t // 2, t - t // 2)])
     around = (0, 0) if isinstance(padding, str) else padding
-    return F.unfold(planes, kernel, dilation=dilation, padding=around, stride=stride)
+    return F.unfold(planes, tuple(kernel), dilation=dilation, padding=around, stride=stride)
 
 
 def weight_and_bias(n: fx.Node, kept: Kept) -> tuple[Tensor, Tensor | None]:

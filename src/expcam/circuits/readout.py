@@ -72,12 +72,8 @@ def read_circuit(
         ClassifierError: Not even that can be done.
         OptionError: An option out of range.
     """
-    check_selection(coverage, top_k)
+    check_selection(coverage, top_k, edges, granularity)
     edges = edge_score_name(edges)
-    if granularity not in GRANULARITIES:
-        raise OptionError(
-            f"unknown granularity `{granularity}`; there are: {', '.join(GRANULARITIES)}"
-        )
     e = shown(classifier, explanation, whole_image=whole_image)[None]
     label = explanation.label
     graph: nx.DiGraph[Node] = nx.DiGraph(
@@ -171,8 +167,7 @@ def edges_of(
                 sources = {
                     source
                     for source in each.sources.tolist()
-                    if each.source == INPUT
-                    and INPUT not in wanted
+                    if (each.source == INPUT and INPUT not in wanted)
                     or circuit.graph.has_edge((each.source, source), (each.target, target))
                 }
                 first = target // (rows // groups) * inputs
@@ -201,12 +196,17 @@ def check_readable(classifier: Classifier, x: Tensor) -> None:
             read_modules(module, x[None], 0, first)
 
 
-def check_selection(coverage: float, top_k: int) -> None:
-    """Raise `OptionError` when ``coverage`` or ``top_k`` is out of range."""
+def check_selection(coverage: float, top_k: int, edges: str, granularity: str) -> None:
+    """Raise `OptionError` when an option of `read_circuit` is out of range."""
     if not 0 < coverage <= 1:
         raise OptionError(f"coverage {coverage} is out of range: above 0, at most 1")
     if top_k < 1:
         raise OptionError(f"top-k {top_k} is out of range: at least 1")
+    edge_score_name(edges)
+    if granularity not in GRANULARITIES:
+        raise OptionError(
+            f"unknown granularity `{granularity}`; there are: {', '.join(GRANULARITIES)}"
+        )
 
 
 def select(relevance: Tensor, coverage: float, top_k: int) -> Tensor:

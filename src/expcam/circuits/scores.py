@@ -20,10 +20,12 @@ class Channels:
     Attributes:
         activation: Mean over positions of the absolute activation.
         signed: Mean over positions of activation × gradient of the class's logit.
+        absolute: Mean over positions of the absolute value of that product.
     """
 
     activation: Tensor
     signed: Tensor
+    absolute: Tensor
 
     @property
     def relevance(self) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from expcam.circuits.ablation import Ablated, ablated
-from expcam.circuits.choosing import CIRCUIT, RANDOM, Choice, choices, matched
+from expcam.circuits.choosing import Choice, choices, matched
 from expcam.circuits.circuit import Circuit
 from expcam.circuits.edge_ablation import (
     Inputs,

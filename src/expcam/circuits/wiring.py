@@ -294,7 +294,7 @@ class _Wirer:
         """Whether a linear layer writes one layer's channels to a transformer's stream."""
         if not self.attends:
             return False
-        source = n.args[0]
+        source: Any = n.args[0]
         while source in self.steps and self.steps[source].owner is None:
             step = self.steps[source]
             if step.kind not in (Kind.SAME, Kind.REINDEX):

@@ -14,9 +14,13 @@ from expcam.errors import OptionError
 from expcam.files import written_whole
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import pandas as pd
 
     from expcam.circuits.circuit import Circuit
+    from expcam.circuits.formats import Node
+    from expcam.circuits.verification import CircuitCheck
     from expcam.explain.explanation import Explanation
 
 
@@ -25,12 +29,25 @@ CSV_FILES = ("nodes.csv", "edges.csv", "circuit.csv", "methods.csv")
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """All that is known of one image: what an export may write."""
+    """All that is known of one image: what an export may write.
+
+    Attributes:
+        explanation: The mask.
+        circuit: Read on it.
+        table: From `compare`.
+        instances: Masks of further objects.
+        check: From `verify_circuit`, where the circuit was tested.
+        necessary: Channels whose ablation alone loses the label; None where that was not tried.
+        maps: Channels, and where each fires in the photograph.
+    """
 
     explanation: Explanation
     circuit: Circuit
     table: pd.DataFrame
     instances: Sequence[Explanation] = ()
+    check: CircuitCheck | None = None
+    necessary: Sequence[Node] | None = None
+    maps: Sequence[tuple[Node, npt.NDArray[np.float32]]] = ()
 
 
 def write_html(path: Path, finding: Finding) -> None:
@@ -38,7 +55,14 @@ def write_html(path: Path, finding: Finding) -> None:
     from expcam.graphs.report import write_report
 
     write_report(
-        path, finding.explanation, finding.circuit, finding.table, instances=finding.instances
+        path,
+        finding.explanation,
+        finding.circuit,
+        finding.table,
+        instances=finding.instances,
+        check=finding.check,
+        necessary=finding.necessary,
+        maps=finding.maps,
     )
 
 

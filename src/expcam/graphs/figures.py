@@ -3,12 +3,15 @@
 import numpy as np
 import plotly.graph_objects as go
 
+from expcam.circuits.choosing import CIRCUIT
 from expcam.circuits.circuit import Circuit
+from expcam.circuits.verification import CircuitCheck
 from expcam.graphs.layout import RANKS, Layout, lay_out
 
 COLUMN_WIDTH = 62
 HEIGHT = 620
 EXCITES, INHIBITS = "#2563eb", "#ea580c"
+CURVES = ("#be185d", "#2563eb", "#059669", "#d97706", "#7c3aed", "#6b7280")
 TIER_NAMES = ("strongest input of each channel", "three strongest", "eight strongest")
 WIDTHS = (0.15, 0.45, 0.75)
 """Strengths at which an edge is drawn one step thicker."""
@@ -54,6 +57,52 @@ def circuit_figure(circuit: Circuit) -> go.Figure:
         yaxis={"visible": False, "range": [-1.12, 1.12]},
         updatemenus=[_tier_menu(tiers)],
     )
+    return figure
+
+
+def faithfulness_figure(check: CircuitCheck) -> go.Figure:
+    """Draw what is left of the logit against the share of channels kept, beside controls."""
+    curves = check.curves[(check.curves["parts"] == "nodes") & (check.curves["ablation"] == "zero")]
+    figure = go.Figure()
+    figure.add_hline(y=1, line={"color": "#9ca3af", "dash": "dot"})
+    names = [
+        check.ours["nodes"],
+        *(m for m in curves["method"].unique() if m != check.ours["nodes"]),
+    ]
+    for name, colour in zip(names, CURVES, strict=False):
+        by_size = curves[curves["method"] == name].groupby("size")["faithfulness"]
+        mean, spread = by_size.mean(), by_size.std().fillna(0)
+        figure.add_trace(
+            go.Scatter(
+                x=mean.index,
+                y=mean,
+                error_y={"array": spread, "visible": bool(spread.any()), "thickness": 1},
+                mode="lines+markers",
+                name=name + (" (this circuit's)" if name == names[0] else ""),
+                line={"color": colour, "width": 3 if name == names[0] else 1.5},
+            )
+        )
+    own = check.circuit[
+        (check.circuit["method"] == CIRCUIT)
+        & (check.circuit["ablation"] == "zero")
+        & (check.circuit["parts"] == "nodes")
+    ]
+    figure.add_trace(
+        go.Scatter(
+            x=own["size"], y=own["faithfulness"], mode="markers", name="the circuit itself",
+            marker={"symbol": "star", "size": 15, "color": CURVES[0]},
+        )
+    )  # fmt: skip
+    # One that over-excites the class goes far beyond 1 and would flatten all others.
+    figure.update_layout(
+        width=860,
+        height=380,
+        template="plotly_white",
+        margin={"l": 60, "r": 20, "t": 20, "b": 50},
+        xaxis={"title": {"text": "share of each layer's channels kept"}, "type": "log",
+               "tickvals": sorted(curves["size"].unique()), "tickformat": ".0%"},
+        yaxis={"title": {"text": "faithfulness"}, "range": [-0.6, 2.6]},
+    )  # fmt: skip
     return figure
 
 

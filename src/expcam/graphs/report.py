@@ -4,21 +4,26 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import plotly.graph_objects as go
 import plotly.io
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from expcam.circuits.circuit import Circuit
+from expcam.circuits.formats import Node
+from expcam.circuits.verification import CircuitCheck
 from expcam.errors import FileFormatError
 from expcam.explain.baselines import BASELINES
 from expcam.explain.compare import COLUMNS, OURS
 from expcam.explain.explanation import Explanation
 from expcam.files import written_whole
-from expcam.graphs.figures import circuit_figure
+from expcam.graphs.figures import circuit_figure, faithfulness_figure
 from expcam.graphs.pictures import data_uri, heatmap, kept_pixels, outlined, removed_pixels
-from expcam.graphs.wording import minimality, share, verdict
+from expcam.graphs.wording import EDGE_MEANING, circuit_verdict, minimality, share, verdict
 
 _PLOTLY_CONFIG = {"displaylogo": False, "responsive": False, "modeBarButtonsToRemove": ["lasso2d"]}
 
@@ -30,6 +35,9 @@ def write_report(
     table: pd.DataFrame,
     *,
     instances: Sequence[Explanation] = (),
+    check: CircuitCheck | None = None,
+    necessary: Sequence[Node] | None = None,
+    maps: Sequence[tuple[Node, npt.NDArray[np.float32]]] = (),
 ) -> None:
     """Write the page of one explanation, whole or not at all.
 
@@ -39,11 +47,23 @@ def write_report(
         circuit: Shown as an interactive graph.
         table: From `compare`; its attributions are shown beside the mask.
         instances: Further explanations of the class, each of another object.
+        check: From `verify_circuit` with ablation of nodes by zero; without it the page says that
+            the circuit was not tested.
+        necessary: From `necessary_channels`.
+        maps: Channels, and where each fires in the photograph (see `activation_maps`).
 
     Raises:
         FileFormatError: The file cannot be written, or the table lacks a column.
     """
-    page = report_html(explanation, circuit, table, instances=instances)
+    page = report_html(
+        explanation,
+        circuit,
+        table,
+        instances=instances,
+        check=check,
+        necessary=necessary,
+        maps=maps,
+    )
     with written_whole(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
@@ -54,6 +74,9 @@ def report_html(
     table: pd.DataFrame,
     *,
     instances: Sequence[Explanation] = (),
+    check: CircuitCheck | None = None,
+    necessary: Sequence[Node] | None = None,
+    maps: Sequence[tuple[Node, npt.NDArray[np.float32]]] = (),
 ) -> str:
     """The page of one explanation as text; see `write_report`."""
     missing = [name for name in COLUMNS if name not in table.columns]
@@ -63,20 +86,15 @@ def report_html(
         loader=PackageLoader("expcam.graphs"), autoescape=True, undefined=StrictUndefined
     )
     environment.filters["share"] = share
-    figure = plotly.io.to_html(
-        circuit_figure(circuit),
-        full_html=False,
-        include_plotlyjs=False,
-        config=_PLOTLY_CONFIG,
-        div_id="circuit-figure",
-    )
+    figure = _html(circuit_figure(circuit), "circuit-figure")
+    curves = None if check is None else _html(faithfulness_figure(check), "curves-figure")
     pictures = [
         ("Photograph", "as the classifier sees its field of view", explanation.photo),
         ("Mask", f"{share(explanation.area)} of the pixels", outlined(explanation)),
         ("Explanation", "only the mask's pixels, on the mean colour", kept_pixels(explanation)),
         ("Without the mask", "the rest of the photograph", removed_pixels(explanation)),
     ]
-    maps = [
+    attributions = [
         (row.title, BASELINES[row.method].note, heatmap(explanation.photo, row.attribution))
         for row in table.itertuples()
         if row.method != OURS
@@ -86,13 +104,33 @@ def report_html(
         verdict=verdict(explanation),
         minimality=minimality(explanation),
         pictures=[(title, note, data_uri(picture)) for title, note, picture in pictures],
-        maps=[(title, note, data_uri(picture)) for title, note, picture in maps],
+        attributions=[(title, note, data_uri(picture)) for title, note, picture in attributions],
         instances=[(each, data_uri(outlined(each))) for each in instances],
         rows=table.drop(columns="attribution").to_dict("records"),
         ours=OURS,
         circuit=circuit,
-        # The figure and the script come from plotly and hold our own escaped texts only.
-        figure=Markup(figure),
+        figure=figure,
+        curves=curves,
+        circuit_verdict=None if check is None else circuit_verdict(check),
+        necessary=necessary,
+        edge_meaning=EDGE_MEANING[circuit.graph.graph["edges"]],
+        maps=[
+            (
+                layer,
+                channel,
+                circuit.graph.nodes[layer, channel]["relevance"],
+                data_uri(heatmap(explanation.photo, fires)),
+            )
+            for (layer, channel), fires in maps
+        ],
         plotly_js=Markup(get_plotlyjs()),
         version=version("expcam"),
     )
+
+
+def _html(figure: go.Figure, name: str) -> Markup:
+    """A figure as plotly writes it: it holds our own escaped texts only."""
+    text = plotly.io.to_html(
+        figure, full_html=False, include_plotlyjs=False, config=_PLOTLY_CONFIG, div_id=name
+    )
+    return Markup(text)

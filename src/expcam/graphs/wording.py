@@ -2,8 +2,22 @@
 
 import math
 
+import pandas as pd
+
+from expcam.circuits.choosing import CIRCUIT, RANDOM
+from expcam.circuits.verification import CircuitCheck
 from expcam.explain.explanation import Explanation
 from expcam.explain.objectives import OBJECTIVES
+
+EDGE_MEANING = {
+    "weight×activation": "L1 norm of the weights from source to target, every scale on the way "
+    "folded in, times the source's activation.",
+    "signed": "absolute value of what the source adds to the target on this image.",
+    "gradient×activation": "absolute value of what the source adds to the target, times the "
+    "gradient of the class's logit there.",
+    "activation": "the source's activation.",
+    "weight": "L1 norm of the weights from source to target, every scale on the way folded in.",
+}
 
 
 def share(value: float) -> str:
@@ -42,6 +56,47 @@ def minimality(explanation: Explanation) -> str:
         f"{explanation.cell}×{explanation.cell} pixels that it touches could be dropped on the "
         "solver's own backgrounds. It is not proven to be the smallest."
     )
+
+
+def circuit_verdict(check: CircuitCheck) -> str:
+    """What ablating a circuit's channels by zero says of it, in a few sentences."""
+    ours, random = _kept(check)
+    kept = "holds" if ours["label_kept"] == 1 else "is lost"
+    name, good = check.ours["nodes"], check.controls_as_good("zero")
+    if good:
+        beside = (
+            "Over all sizes, controls that lie at least as near to 1 as the readout's own choice "
+            f"by {name}: {', '.join(good)}."
+        )
+    else:
+        beside = f"Over all sizes no control lies as near to 1 as the choice by {name}."
+    return (
+        f"Kept alone, all other channels of their layers at zero, these {share(ours['size'])} of "
+        f"the channels give {ours['faithfulness']:.2f} of the whole model's logit, and the label "
+        f"{kept}; as many random ones give {random['faithfulness']:.2f}. "
+        f"Without them {ours['completeness']:.2f} of the logit is left; without as many random "
+        f"ones {random['completeness']:.2f}. {beside}"
+    )
+
+
+def circuit_figures(check: CircuitCheck) -> str:
+    """The same in one line."""
+    ours, random = _kept(check)
+    good = check.controls_as_good("zero")
+    return (
+        f"alone {ours['faithfulness']:.2f} of the logit (random {random['faithfulness']:.2f}), "
+        f"label {'kept' if ours['label_kept'] == 1 else 'LOST'}; without it "
+        f"{ours['completeness']:.2f} (random {random['completeness']:.2f}); "
+        f"controls as good over all sizes: {', '.join(good) or 'none'}"
+    )
+
+
+def _kept(check: CircuitCheck) -> tuple["pd.Series[float]", "pd.Series[float]"]:
+    """Mean figures of a circuit's own channels and of as many random ones."""
+    own = check.circuit
+    rows = own[(own["parts"] == "nodes") & (own["ablation"] == "zero")]
+    means = rows.groupby("method")[["faithfulness", "completeness", "size", "label_kept"]].mean()
+    return means.loc[CIRCUIT], means.loc[RANDOM]
 
 
 def _sufficiency(e: Explanation, says: str, area: str) -> str:
