@@ -9,8 +9,8 @@ One row per classifier, photograph and method goes to the Parquet file; a run th
 goes on where it stopped. Every attribution map is cut at growing areas; of a mask that a method
 gives itself, the mask is measured as it is and its probabilities are cut like a map.
 
-The photographs in `TUNED_ON` were looked at while the solver's settings were chosen, so they are
-left out unless asked for with ``--split``.
+The photographs in `photographs.TUNED_ON` were looked at while the solver's settings were chosen,
+so they are left out unless asked for with ``--split``.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from photographs import finish, load, pass_seconds, save, split_of
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
@@ -34,28 +35,7 @@ from expcam.explain.baselines import BASELINES
 from expcam.explain.metrics import LEVELS, level_set, predictions
 from expcam.explain.problem import Passes
 from expcam.explain.pruning import pieces
-from expcam.files import written_whole
 
-TUNED_ON = (
-    "Irish_setter",
-    "Old_English_sheepdog",
-    "airship",
-    "barracouta",
-    "bittern",
-    "cheeseburger",
-    "crane",
-    "dog_and_cat",
-    "envelope",
-    "hog",
-    "kite",
-    "macaque",
-    "pencil_box",
-    "red_fox",
-    "soccer_ball",
-    "trench_coat",
-    "trilobite",
-    "Bedlington_terrier",
-)
 OURS: dict[str, dict[str, Any]] = {
     "expcam robust": {"objective": "robust"},
     "expcam sufficient": {"objective": "sufficient"},
@@ -103,7 +83,7 @@ def measure(classifier: expcam.Classifier, photo: Path, method: str) -> dict[str
             with torch.inference_mode():
                 label = int(classifier.logits(x[None]).argmax())
             attribution = BASELINES[method].attribute(classifier, x, label)
-        _finish(x)
+        finish(x)
         seconds = time.perf_counter() - start
         cost = passes.cost
         cuts = torch.stack([level_set(attribution, area) for area in LEVELS])
@@ -143,30 +123,11 @@ def measure(classifier: expcam.Classifier, photo: Path, method: str) -> dict[str
     return row
 
 
-def pass_seconds(classifier: expcam.Classifier, x: Tensor, repeats: int = 10) -> float:
-    """Median seconds of one forward and backward pass to the image ``(3, H, W)``."""
-    times = []
-    with frozen(classifier.module):
-        for _ in range(repeats + 1):
-            start = time.perf_counter()
-            image = x[None].clone().requires_grad_()
-            torch.autograd.grad(classifier.logits(image)[0].max(), image)
-            _finish(x)
-            times.append(time.perf_counter() - start)
-    return float(pd.Series(times[1:]).median())
-
-
-def _finish(x: Tensor) -> None:
-    """Wait for a GPU, which works on by itself."""
-    if x.is_cuda:
-        torch.cuda.synchronize()
-
-
 def run(args: argparse.Namespace) -> pd.DataFrame:
     torch.set_flush_denormal(True)
-    rows = pd.read_parquet(args.rows) if args.rows.exists() else pd.DataFrame(columns=KEY)
+    rows = load(args.rows, KEY)
     done = set(rows[KEY].itertuples(index=False, name=None))
-    photos = chosen(args.photos, args.split)[:: args.every]
+    photos = split_of(args.photos, args.split)[:: args.every]
     for name, _, weights in (each.partition("=") for each in args.classifier):
         classifier = expcam.load_classifier(name, weights or "default", device=args.device)
         wanted = [
@@ -181,19 +142,8 @@ def run(args: argparse.Namespace) -> pd.DataFrame:
             row = {"classifier": name, "photo": photo.stem, "method": method, "pass_seconds": unit}
             row |= measure(classifier, photo, method)
             rows = pd.concat([rows, pd.DataFrame([row])], ignore_index=True)
-            args.rows.parent.mkdir(parents=True, exist_ok=True)
-            with written_whole(args.rows) as temporary:
-                rows.to_parquet(temporary)
+            save(rows, args.rows)
     return rows
-
-
-def chosen(folder: Path, split: str) -> list[Path]:
-    """The photographs of a split, by name."""
-    photos = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".jpeg", ".jpg", ".png"))
-    if split == "all":
-        return photos
-    tuned = {path for path in photos if any(name in path.stem for name in TUNED_ON)}
-    return [path for path in photos if (path in tuned) == (split == "tuned")]
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:

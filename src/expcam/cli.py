@@ -98,7 +98,7 @@ def circuit(
         typer.Option(
             metavar="SCORE",
             help="What an edge's score is: weight×activation (or weight*activation), signed, "
-            "gradient×activation, activation or weight.",
+            "gradient×activation, weight×activation×gradient, activation or weight.",
         ),
     ] = "weight×activation",
     granularity: Annotated[

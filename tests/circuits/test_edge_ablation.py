@@ -48,6 +48,7 @@ def test_scores_of_all_edges_by_hand(micro: expcam.Classifier) -> None:
     assert scores["signed"]["fc"].tolist() == [[4, 3], [2, 6]]
     # Only what reaches the class counts.
     assert scores["gradient×activation"]["fc"].tolist() == [[0, 0], [2, 6]]
+    assert scores["weight×activation×gradient"]["fc"].tolist() == [[0, 0], [2, 6]]
     # conv2's channels reach it by 1/2 · 1/2 and -1 · 2; it reads a1 = (2, 4).
     conv2 = scores["gradient×activation"]["conv2"]
     assert conv2.tolist() == pytest.approx(torch.tensor([[0.5, 0.5], [4, 8]]), rel=1e-3)

@@ -170,7 +170,7 @@ def everything(recording: Recording) -> dict[str, Active]:
     colours = recording.image.movedim(1, 0)
     active = {INPUT: Active(channels=torch.arange(3), rows=colours)}
     for layer in recording.layers.values():
-        rows = layer.rows(layer.activation.detach())
+        rows = layer.rows(recording.activations[layer.name].detach())
         active[layer.name] = Active(channels=torch.arange(layer.channels), rows=rows)
     return active
 
@@ -198,7 +198,7 @@ def test_contributions_of_all_sources_add_up_to_the_preactivation(name: str, sid
     assert set(sums) == set(recording.layers)
     parameters = dict(module.named_parameters())
     for layer in recording.layers.values():
-        expected = layer.rows(layer.preactivation).flatten(1).mean(1)
+        expected = layer.rows(recording.preactivations[layer.name]).flatten(1).mean(1)
         bias = parameters.get(f"{layer.name}.bias")
         if bias is not None:
             expected = expected - bias.detach()

@@ -81,7 +81,7 @@ def ablated(module: nn.Module, recording: Recording) -> Ablated:
     return Ablated(
         module,
         {
-            name: Ablation(layer.axis, layer.activation.detach())
+            name: Ablation(layer.axis, recording.activations[name].detach())
             for name, layer in recording.layers.items()
             if name != recording.output_layer
         },

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from expcam.circuits.program import Runner, capture, operation
 from expcam.circuits.reading import convolution_options, unfolded
-from expcam.circuits.scores import GRADIENT
+from expcam.circuits.scores import BOUND, GRADIENT, NEED_GRADIENT
 from expcam.circuits.wiring import Kind, Wiring, wire
 from expcam.errors import WiringError
 
@@ -142,7 +142,9 @@ def edge_scores(
     own = weights(wiring, module, x)
     with torch.no_grad():
         run = inputs_of(wiring, module, x)
-    gradients = _weight_gradients(wiring, module, x, label, own) if GRADIENT in names else {}
+    gradients = {}
+    if set(names) & set(NEED_GRADIENT):
+        gradients = _gradients(wiring, module, x, label, own)
     found: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     for layer, (_, weight) in own.items():
         node = wiring.sites[layer].node
@@ -159,11 +161,13 @@ def edge_scores(
             "activation": per_target.clone(),
             "weight": norm,
         }
-        if GRADIENT in names:
-            product = weight * gradients[layer]
+        if layer in gradients:
+            by_weight, pull = gradients[layer]
+            product = weight * by_weight
             product = product.T if operation(node) in ("matmul", "mm") else product
             product = product.flatten(2).sum(2) if product.ndim > 2 else product
             by_name[GRADIENT] = product.abs()
+            by_name[BOUND] = by_name["weight×activation"] * pull[:, None]
         for name in names:
             found[name][layer] = by_name[name]
     return found
@@ -179,13 +183,17 @@ def _signed(weight: Tensor, read: Tensor, n: fx.Node) -> Tensor:
     return (weight.flatten(2) * per_target).sum(2)
 
 
-def _weight_gradients(
+def _gradients(
     wiring: Wiring, module: nn.Module, x: Tensor, label: int, own: Mapping[str, tuple[str, Tensor]]
-) -> dict[str, Tensor]:
-    """Gradient of a class's logit by every layer's weight.
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Gradients of a class's logit by every layer's weight, and by its channels.
 
-    Times the weight it is what the edge adds to the target, times the gradient there, summed
-    over positions: for each weight at once what attribution patching estimates.
+    A weight times its gradient is what the edge adds to the target, times the gradient there,
+    summed over positions: for each weight at once what attribution patching estimates.
+
+    Returns:
+        By layer the gradient, like the weight, and the summed absolute gradient by each
+        channel's preactivation, ``(targets,)``.
     """
     leaves = {given: weight.detach().requires_grad_() for given, weight in own.values()}
     program = wiring.program
@@ -193,12 +201,22 @@ def _weight_gradients(
         leaves.get(given, value)
         for given, value in zip(program.inputs, program.arguments(module, x), strict=True)
     ]
+    runner = _Watching(wiring)
     with torch.enable_grad():
-        result = Runner(program).run(*arguments)
+        result = runner.run(*arguments)
         logits = result[0] if isinstance(result, tuple | list) else result
-        gradients = torch.autograd.grad(logits[0, label], list(leaves.values()), allow_unused=True)
-    by_input = dict(zip(leaves, gradients, strict=True))
-    return {
-        name: torch.zeros_like(weight) if by_input[given] is None else by_input[given]
-        for name, (given, weight) in own.items()
-    }
+        wanted = [*leaves.values(), *(runner.given[name] for name in own)]
+        found = [
+            torch.zeros_like(each) if gradient is None else gradient
+            for each, gradient in zip(
+                wanted,
+                torch.autograd.grad(logits[0, label], wanted, allow_unused=True),
+                strict=True,
+            )
+        ]
+    by_input = dict(zip(leaves, found, strict=False))
+    result = {}
+    for (name, (given, _)), by_channel in zip(own.items(), found[len(leaves) :], strict=True):
+        axis = 1 if operation(wiring.sites[name].node) == "conv2d" else -1
+        result[name] = (by_input[given], by_channel.movedim(axis, 0).flatten(1).abs().sum(1))
+    return result

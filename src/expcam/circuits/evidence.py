@@ -151,7 +151,7 @@ def _plane(recording: Recording, node: Node) -> Tensor:
         raise OptionError(
             f"layer `{name}` has no channel {channel}: it has 0 to {layer.channels - 1}"
         )
-    row = layer.rows(layer.activation)[channel]
+    row = layer.rows(recording.activations[name])[channel]
     wiring = recording.wiring
     if wiring.steps[wiring.sites[name].node].kind is Kind.ATTENTION:  # a head: its features' mean
         row = row.abs().mean(-1)

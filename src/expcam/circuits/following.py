@@ -70,7 +70,7 @@ class _Follower:
 
     def follow(self, n: fx.Node, step: Step) -> Iterator[Contribution]:
         if step.kind is Kind.IMAGE:
-            self._start(n, INPUT, self.recording.image, axis=1)
+            self._start(n, INPUT, self.recording.image.shape, axis=1)
             return
         if step.kind in (Kind.LAYER, Kind.ATTENTION):
             assert step.owner is not None
@@ -80,17 +80,16 @@ class _Follower:
             self.tracked[n] = self._passed(n, step, sources, self.recording.kept[n])
         if n in self.finished:
             layer = self.recording.layers[self.finished[n]]
-            self._start(n, layer.name, layer.activation, layer.axis)
+            self._start(n, layer.name, layer.shape, layer.axis)
 
-    def _start(self, n: fx.Node, name: str, tensor: Tensor, axis: int) -> None:
+    def _start(self, n: fx.Node, name: str, shape: torch.Size, axis: int) -> None:
         """A layer's own channels, of which the active ones are followed."""
         if n in self._attentions():
-            self.tracked[n] = self._heads(name, tensor, axis)
+            self.tracked[n] = self._heads(name, shape, axis)
             return
         found = self.active.get(name)
         flows = [] if found is None else [fl.whole(name, found.rows, found.channels)]
-        rows = tensor.movedim(axis, 0)
-        self.tracked[n] = Tracked(flows, len(rows), rows.shape[1:], tensor.shape, axis)
+        self.tracked[n] = _tracked(flows, shape, axis)
 
     def _attentions(self) -> set[fx.Node]:
         steps = self.recording.wiring.steps
@@ -100,19 +99,19 @@ class _Follower:
             if steps[site.node].kind is Kind.ATTENTION
         }
 
-    def _heads(self, name: str, tensor: Tensor, axis: int) -> Tracked:
+    def _heads(self, name: str, shape: torch.Size, axis: int) -> Tracked:
         """Attention's output: a head has a row for each of its features."""
         (value,) = self.recording.wiring.steps[self.recording.wiring.sites[name].node].sources
         features = features_of(self._one(value), axis)
         if features is None:
             raise not_understood(self.recording.wiring.sites[name].node)
         ordered = (axis, features)
-        order = [*ordered, *(d for d in range(tensor.ndim) if d not in ordered)]
-        positions = torch.Size(tensor.shape[d] for d in order[2:])
-        width = tensor.shape[features]
-        count = tensor.shape[axis] * width
-        numbers = torch.arange(tensor.numel()).view([tensor.shape[d] for d in order])
-        index = numbers.permute([order.index(d) for d in range(tensor.ndim)])
+        order = [*ordered, *(d for d in range(len(shape)) if d not in ordered)]
+        positions = torch.Size(shape[d] for d in order[2:])
+        width = shape[features]
+        count = shape[axis] * width
+        numbers = torch.arange(shape.numel()).view([shape[d] for d in order])
+        index = numbers.permute([order.index(d) for d in range(len(shape))])
         flows = []
         if (found := self.active.get(name)) is not None:
             rows = found.rows.movedim(features, 1)
@@ -128,7 +127,7 @@ class _Follower:
                     columns=columns.flatten(),
                 )
             ]
-        return Tracked(flows, count, positions, tensor.shape, index=index)
+        return Tracked(flows, count, positions, shape, index=index)
 
     def _one(self, n: fx.Node) -> Tracked:
         found = self.tracked[n]

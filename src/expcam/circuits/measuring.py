@@ -58,16 +58,18 @@ def measure(
     return Measured(recording=recording, channels=meter.channels, active=meter.active)
 
 
-def measures_of(activation: Tensor, product: Tensor) -> Channels:
-    """Measures of channels, from activation and activation × gradient ``(channels, positions)``."""
+def measures_of(activation: Tensor, gradient: Tensor) -> Channels:
+    """Measures of channels, from their activation and its gradient ``(channels, positions)``."""
+    count = activation.shape[1]
     return Channels(
-        activation=activation.abs().mean(1),
-        signed=product.mean(1),
-        absolute=product.abs().mean(1),
+        activation=torch.linalg.vector_norm(activation, 1, 1) / count,
+        signed=torch.linalg.vecdot(activation, gradient) / count,
     )
 
 
 class _Meter:
+    """Takes the measures of each layer as the passes get to it."""
+
     def __init__(self, selection: Selection, gradients: bool) -> None:
         self.selection = selection
         self.gradients = gradients
@@ -81,21 +83,21 @@ class _Meter:
         self._rows[name] = activation.detach().movedim(axis, 0)
         activation.register_hook(lambda gradient: self._reduce(name, gradient.movedim(axis, 0)))
 
-    def watch_layer(self, layer: Layer) -> None:
-        self.watch(layer.name, layer.axis, layer.activation)
+    def watch_layer(self, layer: Layer, activation: Tensor, preactivation: Tensor) -> None:
+        self.watch(layer.name, layer.axis, activation)
         if self.gradients:
 
             def keep(gradient: Tensor) -> None:
                 chosen = self.active[layer.name].channels
                 self._of_preactivations[layer.name] = layer.rows(gradient)[chosen]
 
-            layer.preactivation.register_hook(keep)
+            preactivation.register_hook(keep)
 
     def _reduce(self, name: str, gradient: Tensor | None) -> None:
         rows = self._rows.pop(name)
         wide = rows.flatten(1)
-        product = torch.zeros_like(wide) if gradient is None else wide * gradient.flatten(1)
-        self.channels[name] = measures = measures_of(wide, product)
+        slope = torch.zeros_like(wide) if gradient is None else gradient.flatten(1)
+        self.channels[name] = measures = measures_of(wide, slope)
         chosen = self.fixed[name] if name in self.fixed else self.selection(name, measures)
         chosen = chosen.to(rows.device)
         self.active[name] = Active(channels=chosen, rows=rows[chosen])

@@ -86,16 +86,16 @@ def read_modules(module: nn.Module, e: Tensor, label: int, selection: Selection)
     reading = ModuleReading(channels={}, active={}, output_layer=LOGITS)
     for (name, tensor), gradient in zip(tensors.items(), gradients, strict=True):
         rows = tensor.detach().movedim(axes[name], 0).flatten(1)
-        product = torch.zeros_like(rows)
+        slope = torch.zeros_like(rows)
         if gradient is not None:
-            product = rows * gradient.movedim(axes[name], 0).flatten(1)
-        reading.channels[name] = measures_of(rows, product)
+            slope = gradient.movedim(axes[name], 0).flatten(1)
+        reading.channels[name] = measures_of(rows, slope)
         if tensor.shape == logits.shape and torch.equal(tensor, logits):
             reading.output_layer = name
     output = reading.output_layer
     if output == LOGITS:
         own = logits.detach().movedim(1, 0)
-        reading.channels[LOGITS] = measures_of(own, own)
+        reading.channels[LOGITS] = measures_of(own, torch.ones_like(own))
     for name, channels in reading.channels.items():
         chosen = torch.tensor([label]) if name == output else selection(name, channels)
         reading.active[name] = chosen.to(e.device)

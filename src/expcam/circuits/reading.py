@@ -45,6 +45,8 @@ class Contribution:
             target's own scale.
         attribution: What it adds to the preactivation, times the gradient of the logit there,
             summed over positions; None where no gradient was given.
+        pull: Summed absolute gradient of the logit by each target's preactivation,
+            ``(targets,)``; None where no gradient was given.
         columns: Which input channels of the target show which sources, pairs of a source's and
             an input channel's index ``(pairs, 2)``; None where sources share input channels, as
             behind a layer norm or in a transformer's stream.
@@ -57,6 +59,7 @@ class Contribution:
     weight: Tensor
     signed: Tensor
     attribution: Tensor | None
+    pull: Tensor | None
     columns: Tensor | None
 
 
@@ -131,7 +134,7 @@ def read_attention(
         spread = pulled.new_zeros(*pulled.shape[:2], size)
         return spread.scatter_add_(2, places[:, None].expand_as(pulled), pulled)
 
-    like = layer.preactivation.detach()
+    like = target.rows.new_zeros(layer.shape)
     mean = seen(torch.ones_like(like)) * len(index) / like.numel()
     gradient = None
     if target.gradient is not None:
@@ -169,6 +172,7 @@ def _gathered(
         weight=summed(weight * flow.scale) * scale.abs(),
         signed=summed(signed) * scale,
         attribution=None if attribution is None else summed(attribution),
+        pull=None if target.gradient is None else target.gradient.flatten(1).abs().sum(1),
         columns=None if flow.columns is None else torch.stack([flow.channels, flow.columns], 1),
     )
 

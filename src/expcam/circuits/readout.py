@@ -17,7 +17,7 @@ from expcam.circuits.modules import read_modules
 from expcam.circuits.reading import Contribution
 from expcam.circuits.scores import (
     EDGE_SCORES,
-    GRADIENT,
+    NEED_GRADIENT,
     Channels,
     EdgeScore,
     edge_score_name,
@@ -95,7 +95,7 @@ def read_circuit(
 
     with frozen(classifier.module) as module:
         try:
-            measured = measure(module, e, label, selection, gradients=edges == GRADIENT)
+            measured = measure(module, e, label, selection, gradients=edges in NEED_GRADIENT)
             with torch.no_grad():
                 found = _Edges(EDGE_SCORES[edges], measured.channels)
                 for contribution in follow(measured.recording, measured.active):

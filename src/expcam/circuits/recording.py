@@ -1,7 +1,7 @@
 """Run a classifier once and keep what its circuit needs of each layer."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,26 +17,28 @@ class Layer:
 
     Attributes:
         name: As in ``named_modules()``, where it is a module; else the name of its weight.
-        axis: The dimension of ``activation`` that its channels are along.
-        channels: How many it has.
-        activation: Its output behind batch norm and nonlinearity; part of the autograd graph.
-        preactivation: Its output as such, also part of that graph.
+        axis: The dimension of its activation that its channels are along.
+        shape: Of its activation, which is its output behind batch norm and nonlinearity.
         scale: Signed per-channel scale between its weights and the nonlinearity, ``(channels,)``.
     """
 
     name: str
     axis: int
-    channels: int
-    activation: Tensor
-    preactivation: Tensor
+    shape: torch.Size
     scale: Tensor
+
+    @property
+    def channels(self) -> int:
+        """How many it has."""
+        return self.shape[self.axis]
 
     def rows(self, tensor: Tensor) -> Tensor:
         """A tensor like the activation, its channels first: ``(channels, *positions)``."""
         return tensor.movedim(self.axis, 0)
 
 
-Observer = Callable[[Layer], None]
+Observer = Callable[[Layer, Tensor, Tensor], None]
+"""Is handed a layer, its activation and its preactivation, both part of the autograd graph."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,8 @@ class Recording:
         layers: In order of execution, by name.
         logits: ``(1, classes)``, part of the autograd graph.
         kept: Of each operation that channels are followed through.
+        activations: By layer, unless an observer took them.
+        preactivations: What the layers' weights give, the same.
     """
 
     wiring: Wiring
@@ -75,6 +79,8 @@ class Recording:
     layers: dict[str, Layer]
     logits: Tensor
     kept: dict[fx.Node, Kept]
+    activations: dict[str, Tensor] = field(default_factory=dict)
+    preactivations: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def output_layer(self) -> str:
@@ -88,22 +94,35 @@ def record(module: nn.Module, e: Tensor, *, observer: Observer | None = None) ->
     Args:
         module: In evaluation mode.
         e: Normalised image ``(1, 3, H, W)``.
-        observer: Is handed each layer as soon as it has run.
+        observer: Is handed each layer as soon as it has run, and what it gave; the recording
+            then keeps neither.
 
     Raises:
         WiringError: The module cannot be traced, or does something to channels that is
             not understood; the message names the operation.
     """
     wiring = wire(capture(module, e))
-    recorder = _Recorder(wiring, observer)
+    activations: dict[str, Tensor] = {}
+    preactivations: dict[str, Tensor] = {}
+
+    def keep(layer: Layer, activation: Tensor, preactivation: Tensor) -> None:
+        activations[layer.name], preactivations[layer.name] = activation, preactivation
+
+    recorder = _Recorder(wiring, observer or keep)
     logits = recorder(module, e)
     return Recording(
-        wiring=wiring, image=e.detach(), layers=recorder.layers, logits=logits, kept=recorder.kept
+        wiring=wiring,
+        image=e.detach(),
+        layers=recorder.layers,
+        logits=logits,
+        kept=recorder.kept,
+        activations=activations,
+        preactivations=preactivations,
     )
 
 
 class _Recorder(Runner):
-    def __init__(self, wiring: Wiring, observer: Observer | None) -> None:
+    def __init__(self, wiring: Wiring, observer: Observer) -> None:
         super().__init__(wiring.program)
         self.wiring = wiring
         self.observer = observer
@@ -148,13 +167,10 @@ class _Recorder(Runner):
         self.layers[name] = Layer(
             name=name,
             axis=axis,
-            channels=activation.shape[axis],
-            activation=activation,
-            preactivation=self.outputs.pop(name),
+            shape=activation.shape,
             scale=scale,
         )
-        if self.observer is not None:
-            self.observer(self.layers[name])
+        self.observer(self.layers[name], activation, self.outputs.pop(name))
 
 
 def norm_scale(n: fx.Node, kept: Kept) -> Tensor:
@@ -185,12 +201,14 @@ def _without(node: Any, value: Any, names: set[Any]) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
 
-def _gate(_: fx.Node, args: tuple[Any, ...], result: Tensor) -> Tensor:
+def _gate(n: fx.Node, args: tuple[Any, ...], result: Tensor) -> Tensor:
     """Which share of each element passes a nonlinearity.
 
     For a ReLU it is 0 or 1, so that parts that add up to its input add up to its output.
     """
     before = args[0]
+    if operation(n) == "relu":
+        return before > 0  # type: ignore[no-any-return]
     return torch.where(before == 0, torch.zeros_like(result), result / before)
 
 

@@ -15,6 +15,9 @@ EDGE_MEANING = {
     "signed": "absolute value of what the source adds to the target on this image.",
     "gradient×activation": "absolute value of what the source adds to the target, times the "
     "gradient of the class's logit there.",
+    "weight×activation×gradient": "L1 norm of the weights from source to target, every scale on "
+    "the way folded in, times the source's activation and the summed absolute gradient of the "
+    "class's logit by the target.",
     "activation": "the source's activation.",
     "weight": "L1 norm of the weights from source to target, every scale on the way folded in.",
 }
