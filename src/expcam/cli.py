@@ -93,6 +93,13 @@ def circuit(
     top_k: Annotated[
         int, typer.Option("--top-k", metavar="N", help="At most so many channels per layer.")
     ] = 16,
+    nodes: Annotated[
+        str,
+        typer.Option(
+            metavar="SCORE",
+            help="What ranks channels: relevance, blend, gradient×activation or activation.",
+        ),
+    ] = "relevance",
     edges: Annotated[
         str,
         typer.Option(
@@ -133,7 +140,7 @@ def circuit(
     if instances and (contrast is not None or area is not None or objective != DEFAULT_OBJECTIVE):
         raise OptionError("--instances goes with neither --contrast nor --objective nor --area")
     asked = _Asked(target, contrast, objective, area, seed)
-    reading = _Reading(top_k, edges, granularity, verify)
+    reading = _Reading(top_k, nodes, edges, granularity, verify)
     finding = _find(image, model, weights, device, asked, reading, methods, instances)
     write(out, finding)
     _print(finding, out, time.monotonic() - start, as_json)
@@ -174,6 +181,7 @@ class _Reading:
     """The options that say how the circuit is read and tested."""
 
     top_k: int
+    nodes: str
     edges: str
     granularity: str
     verify: bool
@@ -209,7 +217,7 @@ def _find(
         # Masked activations are full of denormal numbers, on which a CPU is slow.
         torch.set_flush_denormal(True)
         check_options(DEFAULT_RECIPE, Task(asked.objective, asked.area, asked.seed))
-        check_selection(COVERAGE, reading.top_k, reading.edges, reading.granularity)
+        check_selection(COVERAGE, reading.top_k, reading.nodes, reading.edges, reading.granularity)
         check_methods(methods)
         open_image(image)
     with _status(f"loading classifier {model}"), _warnings_as_lines():
@@ -228,6 +236,7 @@ def _find(
                 classifier,
                 first,
                 top_k=reading.top_k,
+                nodes=reading.nodes,
                 edges=reading.edges,
                 granularity=reading.granularity,
             )

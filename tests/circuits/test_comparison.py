@@ -20,7 +20,7 @@ def circuit(edges: Edges, classifier: str = "tiny", end: tuple[str, int] = YES) 
     """Edges with their scores, between the layers a, b and fc."""
     graph: nx.DiGraph = nx.DiGraph(
         classifier=classifier, label=end[1], label_name="yes", source="x", coverage=0.9, top_k=3,
-        edges="weight×activation", granularity="layers", wiring="exact",
+        nodes="relevance", edges="weight×activation", granularity="layers", wiring="exact",
     )  # fmt: skip
     for layer, channel in sorted({end, *(node for edge in edges for node in edge)}):
         graph.add_node(

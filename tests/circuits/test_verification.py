@@ -11,8 +11,15 @@ from torch import nn
 import expcam
 from expcam.circuits.choosing import RANDOM
 from expcam.circuits.scores import NODE_SCORES
-from expcam.circuits.verification import RANDOMISED, CircuitCheck
-from expcam.errors import OptionError
+from expcam.circuits.verification import (
+    RANDOMISED,
+    WEIGHT,
+    CircuitCheck,
+    necessary_channels,
+    randomised,
+)
+from expcam.errors import OptionError, WiringError
+from tests.circuits.blocks import Attention
 from tests.helpers import EXAMPLES, keeping_everything
 
 OURS = "relevance"
@@ -89,8 +96,8 @@ def test_a_real_circuit_is_measured_beside_controls(
         sizes=[0.1, 0.5],
         draws=3,
     )
-    assert set(check.curves["method"]) == {*NODE_SCORES, RANDOM, RANDOMISED}
-    assert len(check.curves) == 2 * 2 * (len(NODE_SCORES) + 1 + 3)
+    assert set(check.curves["method"]) == {*NODE_SCORES, WEIGHT, RANDOM, RANDOMISED}
+    assert len(check.curves) == 2 * 2 * (len(NODE_SCORES) + 2 + 3)
     assert set(check.summary().columns) == {
         "distance",
         "spread",
@@ -124,3 +131,79 @@ def test_bad_options(
         expcam.verify_circuit(bundled, cat_circuit, [cat], sizes=[0.5, 1.5])
     with pytest.raises(OptionError, match="is not in this classifier"):
         expcam.verify_circuit(micro, cat_circuit, [torch.ones(3, 2, 2)])
+
+
+def test_edges_of_a_circuit_by_hand(micro: expcam.Classifier, all_kept: expcam.Explanation) -> None:
+    circuit = expcam.read_circuit(micro, all_kept, coverage=1.0, include_input=True)
+    check = expcam.verify_circuit(micro, circuit, [all_kept], parts=["edges"], sizes=[0.5])
+    # All edges but those of the other class: the whole logit, and removed none of it.
+    own = check.circuit.set_index("method").loc["circuit"]
+    assert own["faithfulness"] == pytest.approx(1, abs=1e-5)
+    assert own["completeness"] == pytest.approx(0, abs=1e-5)
+    # Half of the edges of each layer, by gradient × activation: conv1's three that are not 0;
+    # conv2's into its second channel, 4 and 8 (the others 1/2); the classes' into "yes". So
+    # conv2 gives (0, 2), its batch norm (0, -1), the sum is (2, 3), the logit 1 + 6; with no
+    # edge kept it is 2, that of a grey image.
+    kept = row(check, "gradient×activation")
+    assert kept["faithfulness"] == pytest.approx((7 - 2) / (8 - 2), abs=1e-4)
+    assert check.ours["edges"] == "weight×activation"
+
+
+def test_attention_is_tested_by_its_heads_and_neurons() -> None:
+    x = torch.tensor([1.0, 2.0, 3.0])[:, None, None].expand(3, 2, 2).clone()
+    classifier = expcam.Classifier(Attention().eval(), transform=lambda image: x)
+    circuit = expcam.read_circuit(classifier, keeping_everything(classifier, x, 1), coverage=1.0)
+    check = expcam.verify_circuit(classifier, circuit, [x], sizes=[0.5])
+    # Kept are the two best embedding channels of four, the second and the third, the first head
+    # and the first neuron: the stream (0, 2, 3, 0) and the head's (0, 2) give (0, 4, 3, 0), the
+    # neuron 0: 40 + 300 of the whole's 2 + 40 + 600 + 4000.
+    relevance = [(1 + 1) * 2001, (1 + 1) * 20, (1 + 1) * 300, 0]
+    assert relevance[0] > relevance[2] > relevance[1]
+    ours = row(check, OURS)
+    # The first and the third: the stream (1, 0, 3, 0), the head's (1, 0): (2, 0, 3, 0), the
+    # neuron 2, and so 2 + 300 + 1000 · 4.
+    assert ours["logit_ratio"] == pytest.approx((2 + 300 + 4000) / (2 + 40 + 600 + 4000))
+    with pytest.raises(WiringError, match="edges of a classifier with attention"):
+        expcam.verify_circuit(classifier, circuit, [x], parts=["edges"])
+
+
+def test_necessary_channels_by_hand(micro: expcam.Classifier, all_kept: expcam.Explanation) -> None:
+    circuit = expcam.read_circuit(micro, all_kept, coverage=1.0)
+    # Logits without one: conv1:0 (0, 2.5), conv1:1 and conv2:0 and conv2:1 see below.
+    found = necessary_channels(micro, circuit, all_kept)
+    by_hand = []
+    for node in circuit.graph:
+        if node[0] == "fc":
+            continue
+        with expcam.ablate(micro, [node]) as ablated, torch.no_grad():
+            logits = ablated.logits(torch.from_numpy(all_kept.input)[None])
+        if int(logits.argmax()) != 1:
+            by_hand.append(node)
+    assert found == by_hand
+    # Neither of the four is: the class leads by 7.
+    assert found == []
+    doubtful = expcam.Classifier(
+        nn.Sequential(*_doubtful()).eval(), transform=micro.transform, labels=["no", "yes"]
+    )
+    x = torch.from_numpy(all_kept.input)
+    own = expcam.read_circuit(doubtful, keeping_everything(doubtful, x, 1), coverage=1.0)
+    assert necessary_channels(doubtful, own, x) == [("0", 2)]
+
+
+def _doubtful() -> list[nn.Module]:
+    """Says yes because of its third channel alone: 3 against 2."""
+    conv, fc = nn.Conv2d(3, 3, 1, bias=False), nn.Linear(3, 2, bias=False)
+    with torch.no_grad():
+        conv.weight.copy_(torch.eye(3)[:, :, None, None])
+        fc.weight.copy_(torch.tensor([[0.0, 1.0, 0.0], [0.1, 0.0, 1.0]]))
+    return [conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), fc]
+
+
+def test_shuffled_weights_are_the_same_numbers_in_other_places(bundled: expcam.Classifier) -> None:
+    shuffled = randomised(bundled.module, torch.Generator().manual_seed(0))
+    for (name, before), after in zip(
+        bundled.module.named_parameters(), shuffled.parameters(), strict=True
+    ):
+        if before.ndim > 1:
+            assert not torch.equal(before, after), name
+        assert torch.equal(before.flatten().sort().values, after.flatten().sort().values)

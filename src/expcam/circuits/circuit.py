@@ -22,8 +22,8 @@ class Circuit:
             ``input``). Edge attributes ``score`` (‖W‖₁ × activation of the source, or the score
             that was asked for) and ``signed`` (what the source adds to the target's mean
             preactivation on this image). Graph attributes ``classifier``, ``label``,
-            ``label_name``, ``source``, ``coverage``, ``top_k``, ``edges`` (which score),
-            ``granularity``, ``wiring`` (``exact``, or why it was read at modules).
+            ``label_name``, ``source``, ``coverage``, ``top_k``, ``nodes`` and ``edges`` (which
+            scores), ``granularity``, ``wiring`` (``exact``, or why it was read at modules).
     """
 
     graph: "nx.DiGraph[Node]"

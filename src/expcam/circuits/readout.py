@@ -18,9 +18,10 @@ from expcam.circuits.reading import Contribution
 from expcam.circuits.scores import (
     EDGE_SCORES,
     NEED_GRADIENT,
+    NODE_SCORES,
     Channels,
     EdgeScore,
-    edge_score_name,
+    score_name,
 )
 from expcam.classifier.frozen import frozen
 from expcam.classifier.model import IMAGENET_MEAN, Classifier
@@ -29,7 +30,7 @@ from expcam.explain.explanation import Explanation
 
 COVERAGE = 0.9
 TOP_K = 16
-EDGE_SCORE = "weight×activation"
+NODE_SCORE, EDGE_SCORE = "relevance", "weight×activation"
 GRANULARITIES = ("layers", "blocks")
 
 
@@ -40,6 +41,7 @@ def read_circuit(
     coverage: float = COVERAGE,
     top_k: int = TOP_K,
     include_input: bool = False,
+    nodes: str = NODE_SCORE,
     edges: str = EDGE_SCORE,
     granularity: str = "layers",
     whole_image: bool = False,
@@ -60,6 +62,8 @@ def read_circuit(
         coverage: Share of relevance, in ``(0, 1]``.
         top_k: At most so many channels per layer, at least 1.
         include_input: Whether the colour channels of the image are nodes too.
+        nodes: What ranks channels, one of `NODE_SCORES`; the layer's summed score is what
+            ``coverage`` is a share of.
         edges: What an edge's ``score`` is, one of `EDGE_SCORES`.
         granularity: ``layers``: every layer that mixes channels; ``blocks``: only those whose
             maps are summed, concatenated or pooled, the paths between them summed up.
@@ -72,8 +76,8 @@ def read_circuit(
         ClassifierError: Not even that can be done.
         OptionError: An option out of range.
     """
-    check_selection(coverage, top_k, edges, granularity)
-    edges = edge_score_name(edges)
+    check_selection(coverage, top_k, nodes, edges, granularity)
+    nodes, edges = score_name(nodes, NODE_SCORES, "node"), score_name(edges, EDGE_SCORES, "edge")
     e = shown(classifier, explanation, whole_image=whole_image)[None]
     label = explanation.label
     graph: nx.DiGraph[Node] = nx.DiGraph(
@@ -83,6 +87,7 @@ def read_circuit(
         source=explanation.source,
         coverage=coverage,
         top_k=top_k,
+        nodes=nodes,
         edges=edges,
         granularity=granularity,
         wiring="exact",
@@ -91,7 +96,7 @@ def read_circuit(
     def selection(name: str, channels: Channels) -> Tensor:
         if name == INPUT:
             return torch.arange(len(IMAGENET_MEAN) if include_input else 0)
-        return select(channels.relevance, coverage, top_k)
+        return select(NODE_SCORES[nodes](channels), coverage, top_k)
 
     with frozen(classifier.module) as module:
         try:
@@ -196,13 +201,14 @@ def check_readable(classifier: Classifier, x: Tensor) -> None:
             read_modules(module, x[None], 0, first)
 
 
-def check_selection(coverage: float, top_k: int, edges: str, granularity: str) -> None:
+def check_selection(coverage: float, top_k: int, nodes: str, edges: str, granularity: str) -> None:
     """Raise `OptionError` when an option of `read_circuit` is out of range."""
     if not 0 < coverage <= 1:
         raise OptionError(f"coverage {coverage} is out of range: above 0, at most 1")
     if top_k < 1:
         raise OptionError(f"top-k {top_k} is out of range: at least 1")
-    edge_score_name(edges)
+    score_name(nodes, NODE_SCORES, "node")
+    score_name(edges, EDGE_SCORES, "edge")
     if granularity not in GRANULARITIES:
         raise OptionError(
             f"unknown granularity `{granularity}`; there are: {', '.join(GRANULARITIES)}"

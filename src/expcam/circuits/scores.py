@@ -1,6 +1,6 @@
 """How strong an edge or a node is: the scores to choose from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -31,16 +31,18 @@ class Channels:
         return self.signed.abs()
 
 
-NodeScore = Callable[[Recording, str, Channels], Tensor]
-"""From a run, a layer's name and its channels' measures a number for each channel."""
+NodeScore = Callable[[Channels], Tensor]
 
 NODE_SCORES: dict[str, NodeScore] = {
-    "relevance": lambda _, __, channels: channels.relevance,
-    "gradient×activation": lambda _, __, channels: channels.signed,
-    "activation": lambda _, __, channels: channels.activation,
-    "weight": lambda recording, name, _: weight_norms(recording, name),
+    "relevance": lambda channels: channels.relevance,
+    "blend": lambda channels: channels.activation * channels.relevance**0.25,
+    "gradient×activation": lambda channels: channels.signed.clamp(min=0),
+    "activation": lambda channels: channels.activation,
 }
-"""What ranks the channels of a layer. ``relevance`` is METHOD's |gradient × activation|."""
+"""What ranks the channels of a layer. ``relevance``, |gradient × activation|, is the default: it
+is the method's own definition. The channels that it keeps over-excite the class, those that
+``activation`` keeps under-excite it; ``blend``, activation times the fourth root of relevance, lies
+between, and by ablation is the most faithful (see ``benchmarks/RESULTS.md``)."""
 
 EdgeScore = Callable[[Contribution, Tensor], Tensor]
 """From a contribution and its sources' mean absolute activation ``(sources,)``."""
@@ -77,15 +79,15 @@ are ablated by a mean it does worse than random edges, and the bound best of all
 ``benchmarks/RESULTS.md``)."""
 
 
-def edge_score_name(given: str) -> str:
-    """The name of an edge score; ``*`` may be written for ``×``.
+def score_name(given: str, known: Collection[str], what: str) -> str:
+    """The name of a score; ``*`` may be written for ``×``.
 
     Raises:
         OptionError: There is no such score; the message lists them.
     """
     name = given.replace("*", "×")
-    if name not in EDGE_SCORES:
-        raise OptionError(f"unknown edge score `{given}`; there are: {', '.join(EDGE_SCORES)}")
+    if name not in known:
+        raise OptionError(f"unknown {what} score `{given}`; there are: {', '.join(known)}")
     return name
 
 

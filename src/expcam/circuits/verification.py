@@ -23,9 +23,9 @@ from expcam.circuits.edge_ablation import (
 )
 from expcam.circuits.formats import Node
 from expcam.circuits.measuring import Measured, measure
-from expcam.circuits.readout import EDGE_SCORE, edges_of, shown
+from expcam.circuits.readout import edges_of, shown
 from expcam.circuits.recording import record
-from expcam.circuits.scores import EDGE_SCORES, NODE_SCORES
+from expcam.circuits.scores import EDGE_SCORES, NODE_SCORES, weight_norms
 from expcam.circuits.wiring import Wiring
 from expcam.classifier.frozen import frozen
 from expcam.classifier.images import ImageSource
@@ -44,6 +44,8 @@ WITHIN = 0.2
 
 ABLATIONS = ("zero", "mean", "resample")
 PARTS = ("nodes", "edges")
+WEIGHT = "weight"
+"""Method: the channels with the largest weights, whatever the image."""
 RANDOMISED = "randomised"
 """Method: ours, measured on a copy of the classifier with its weights shuffled."""
 
@@ -152,7 +154,7 @@ def verify_circuit(
     rng = torch.Generator().manual_seed(seed)
     curves: list[dict[str, object]] = []
     own: list[dict[str, object]] = []
-    ours = {"nodes": "relevance", "edges": circuit.graph.graph.get("edges", EDGE_SCORE)}
+    ours = {"nodes": circuit.graph.graph["nodes"], "edges": circuit.graph.graph["edges"]}
     with frozen(classifier.module) as module:
         others = [classifier.prepare(each).input for each in reference]
         shuffled = randomised(module, rng)
@@ -250,12 +252,9 @@ class _Nodes:
     def scores(self, module: nn.Module) -> dict[str, dict[str, Tensor]]:
         measured = _measured(module, self._x, self._label)
         return {
-            method: {
-                name: score(measured.recording, name, measured.channels[name]).cpu()
-                for name in self.counts
-            }
+            method: {name: score(measured.channels[name]).cpu() for name in self.counts}
             for method, score in NODE_SCORES.items()
-        }
+        } | {WEIGHT: {name: weight_norms(measured.recording, name).cpu() for name in self.counts}}
 
     def chosen(self, circuit: Circuit) -> dict[str, Tensor]:
         kept = {name: torch.zeros(count, dtype=torch.bool) for name, count in self.counts.items()}

@@ -11,7 +11,7 @@ from expcam.graphs.layout import RANKS, Layout, lay_out
 COLUMN_WIDTH = 62
 HEIGHT = 620
 EXCITES, INHIBITS = "#2563eb", "#ea580c"
-CURVES = ("#be185d", "#2563eb", "#059669", "#d97706", "#7c3aed", "#6b7280")
+CURVES = ("#be185d", "#2563eb", "#059669", "#d97706", "#7c3aed", "#0891b2", "#6b7280")
 TIER_NAMES = ("strongest input of each channel", "three strongest", "eight strongest")
 WIDTHS = (0.15, 0.45, 0.75)
 """Strengths at which an edge is drawn one step thicker."""
