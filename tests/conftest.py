@@ -5,11 +5,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
 import torch
 
 import expcam
+from expcam.circuits.evidence import activation_maps, most_relevant
+from expcam.circuits.formats import Node
+from expcam.circuits.verification import CircuitCheck
 from tests.helpers import EXAMPLES, SHARED, RedDetector
 
 
@@ -36,6 +40,22 @@ def cat(bundled: expcam.Classifier) -> expcam.Explanation:
 @pytest.fixture(scope="session")
 def cat_circuit(bundled: expcam.Classifier, cat: expcam.Explanation) -> expcam.Circuit:
     return expcam.read_circuit(bundled, cat)
+
+
+@pytest.fixture(scope="session")
+def cat_check(
+    bundled: expcam.Classifier, cat: expcam.Explanation, cat_circuit: expcam.Circuit
+) -> CircuitCheck:
+    return expcam.verify_circuit(bundled, cat_circuit, [cat], draws=2)
+
+
+@pytest.fixture(scope="session")
+def cat_maps(
+    bundled: expcam.Classifier, cat: expcam.Explanation, cat_circuit: expcam.Circuit
+) -> list[tuple[Node, npt.NDArray[np.float32]]]:
+    nodes = most_relevant(cat_circuit, 3)
+    maps = activation_maps(bundled, torch.from_numpy(cat.input), nodes)
+    return list(zip(nodes, maps, strict=True))
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from expcam.explain.explanation import Explanation
     from expcam.explain.run import explain_image, explain_images, explain_instances
     from expcam.graphs.figures import circuit_figure
-    from expcam.graphs.plots import plot_circuit, plot_explanation
+    from expcam.graphs.plots import plot_activations, plot_circuit, plot_crops, plot_explanation
     from expcam.graphs.report import write_report
 
 __all__ = [
@@ -46,7 +46,9 @@ __all__ = [
     "explain_instances",
     "load_classifier",
     "necessary_channels",
+    "plot_activations",
     "plot_circuit",
+    "plot_crops",
     "plot_explanation",
     "read_circuit",
     "stability",
@@ -71,7 +73,9 @@ _HOMES = {
     "explain_instances": "expcam.explain.run",
     "load_classifier": "expcam.classifier.loading",
     "necessary_channels": "expcam.circuits.verification",
+    "plot_activations": "expcam.graphs.plots",
     "plot_circuit": "expcam.graphs.plots",
+    "plot_crops": "expcam.graphs.plots",
     "plot_explanation": "expcam.graphs.plots",
     "read_circuit": "expcam.circuits.readout",
     "stability": "expcam.circuits.comparison",

@@ -54,6 +54,7 @@ def test_a_photograph_to_a_page(tmp_path: Path) -> None:
         "mask",
         "label kept   yes",
         "circuit",
+        "tested       alone",
         "Grad-CAM",
         str(out),
     ):

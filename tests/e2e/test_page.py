@@ -4,11 +4,15 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
 import expcam
+from expcam.circuits.formats import Node
+from expcam.circuits.verification import CircuitCheck
 
 
 @pytest.fixture
@@ -25,11 +29,15 @@ def opened(
     cat: expcam.Explanation,
     cat_circuit: expcam.Circuit,
     cat_table: pd.DataFrame,
+    cat_check: CircuitCheck,
+    cat_maps: list[tuple[Node, npt.NDArray[np.float32]]],
     tmp_path: Path,
 ) -> Iterator[Page]:
     """The cat's page; at the end of the test there was no error and no request left it."""
     path = tmp_path / "graph.html"
-    expcam.write_report(path, cat, cat_circuit, cat_table)
+    expcam.write_report(
+        path, cat, cat_circuit, cat_table, check=cat_check, necessary=[], maps=cat_maps
+    )
     problems: list[str] = []
     page.on(
         "console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None
@@ -51,8 +59,24 @@ def test_the_page_shows_the_finding(opened: Page, cat: expcam.Explanation) -> No
     assert opened.inner_text("h1") == cat.label_name
     assert "Grad-CAM" in opened.inner_text("#methods")
     sizes = opened.eval_on_selector_all("img", "all => all.map(i => [i.naturalWidth, i.complete])")
-    assert len(sizes) == 4 + 3
+    assert len(sizes) == 4 + 3 + 3
     assert all(width >= 400 and complete for width, complete in sizes)
+
+
+def test_the_page_tests_its_circuit(opened: Page) -> None:
+    opened.wait_for_selector("#curves-figure .scatterlayer .point")
+    legend = opened.locator("#curves-figure .legend").text_content() or ""
+    for name in ("relevance (this circuit's)", "random", "randomised", "the circuit itself"):
+        assert name in legend
+    text = opened.inner_text("body")
+    assert "as many random ones give" in text
+    assert "No single channel of the circuit is necessary" in text
+    # Figures are drawn where they fit: the star of the circuit lies inside its axes.
+    star = opened.locator("#curves-figure .scatterlayer .trace").last.locator(".point")
+    box, plot = star.bounding_box(), opened.locator("#curves-figure").bounding_box()
+    assert box is not None
+    assert plot is not None
+    assert plot["x"] < box["x"] < plot["x"] + plot["width"]
 
 
 def test_hovering_over_a_channel_tells_its_figures(opened: Page) -> None:

@@ -1,6 +1,10 @@
 import json
 
+import pytest
+
 import expcam
+from expcam.circuits.verification import CircuitCheck
+from expcam.graphs.figures import faithfulness_figure
 
 
 def test_every_channel_can_be_hovered_over(cat_circuit: expcam.Circuit) -> None:
@@ -20,3 +24,14 @@ def test_more_edges_on_request(cat_circuit: expcam.Circuit) -> None:
     shown = [sum(button.args[0]["visible"]) for button in menu.buttons]
     assert shown == sorted(set(shown))
     assert all(len(button.args[0]["visible"]) == len(figure.data) for button in menu.buttons)
+
+
+def test_every_method_has_its_curve(cat_check: CircuitCheck) -> None:
+    figure = faithfulness_figure(cat_check)
+    names = [trace.name for trace in figure.data]
+    assert names[0] == "relevance (this circuit's)"
+    assert names[-1] == "the circuit itself"
+    assert len(names) == cat_check.curves["method"].nunique() + 1
+    assert len({trace.line.color for trace in figure.data[:-1]}) == len(names) - 1
+    relevance = cat_check.curves.query("method == 'relevance'")["faithfulness"]
+    assert list(figure.data[0].y) == pytest.approx(relevance.tolist())

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 import expcam
+from expcam.circuits.verification import CircuitCheck
 from expcam.errors import FileFormatError
 from expcam.graphs.report import report_html
 
@@ -38,3 +39,22 @@ def test_instances_are_shown(
     assert "Further instances" in page
     assert "Instance 2" in page
     assert "Further instances" not in report_html(cat, cat_circuit, cat_table)
+
+
+def test_a_circuit_that_was_not_tested_or_not_followed_is_called_so(
+    cat: expcam.Explanation,
+    cat_circuit: expcam.Circuit,
+    cat_table: pd.DataFrame,
+    cat_check: CircuitCheck,
+) -> None:
+    untested = report_html(cat, cat_circuit, cat_table)
+    assert "no channel was ablated to test it" in untested
+    assert "edges come from gradients" not in untested
+    graph = cat_circuit.graph.copy()
+    graph.graph["wiring"] = "modules: a <b>reason</b>"
+    page = report_html(
+        cat, expcam.Circuit(graph), cat_table, check=cat_check, necessary=[("conv1", 3)]
+    )
+    assert "no channel was ablated" not in page
+    assert "<code>conv1:3</code>" in page
+    assert "a &lt;b&gt;reason&lt;/b&gt;); edges come from gradients" in page

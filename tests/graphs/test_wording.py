@@ -1,9 +1,12 @@
 import dataclasses
 
+import pandas as pd
 import pytest
 
 import expcam
-from expcam.graphs.wording import minimality, share, verdict
+from expcam.circuits.choosing import CIRCUIT, RANDOM
+from expcam.circuits.verification import CircuitCheck
+from expcam.graphs.wording import circuit_figures, circuit_verdict, minimality, share, verdict
 
 
 def test_shares() -> None:
@@ -37,3 +40,34 @@ def test_a_verdict_claims_what_was_checked(
 def test_minimality_names_the_cell(cat: expcam.Explanation) -> None:
     assert "4×4 pixels" in minimality(dataclasses.replace(cat, cell=4))
     assert "not pruned" in minimality(dataclasses.replace(cat, cell=0))
+
+
+def a_check(distance: dict[str, float]) -> CircuitCheck:
+    """One image, one size; the faithfulness of each method lies so far below 1."""
+    columns = {"image": 0, "parts": "nodes", "ablation": "zero", "draw": 0, "size": 0.25}
+    rows = [
+        {**columns, "method": name, "faithfulness": 1 - gap, "completeness": 0.5,
+         "label_kept": gap < 0.5, "logit_ratio": 1 - gap}
+        for name, gap in distance.items()
+    ]  # fmt: skip
+    own = [{**row, "method": CIRCUIT} for row in rows[:1]] + rows[-1:]
+    return CircuitCheck(
+        curves=pd.DataFrame(rows), circuit=pd.DataFrame(own),
+        ours={"nodes": "relevance", "edges": "signed"},
+    )  # fmt: skip
+
+
+def test_a_control_that_does_as_well_is_named() -> None:
+    good = a_check({"relevance": 0.125, "activation": 0.25, RANDOM: 1.0})
+    text = circuit_verdict(good)
+    assert "these 25% of the channels give 0.88 of the whole model's logit" in text
+    assert "the label holds; as many random ones give 0.00" in text
+    assert "no control lies as near to 1" in text
+    assert "label kept" in circuit_figures(good)
+    assert "over all sizes: none" in circuit_figures(good)
+    bad = a_check({"relevance": 0.75, "activation": 0.5, RANDOM: 0.75})
+    assert "at least as near to 1 as the readout's own choice by relevance: activation, random" in (
+        circuit_verdict(bad)
+    )
+    assert "the label is lost" in circuit_verdict(bad)
+    assert "label LOST" in circuit_figures(bad)

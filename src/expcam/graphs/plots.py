@@ -1,7 +1,10 @@
 """Still pictures of an explanation and its circuit, by matplotlib: no browser needed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -9,12 +12,14 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from expcam.circuits.circuit import Circuit
+from expcam.circuits.evidence import Crop
+from expcam.circuits.formats import Node
 from expcam.explain.compare import OURS
 from expcam.explain.explanation import Explanation
 from expcam.files import written_whole
 from expcam.graphs.figures import EXCITES, INHIBITS
 from expcam.graphs.layout import lay_out
-from expcam.graphs.pictures import heatmap, kept_pixels, outlined
+from expcam.graphs.pictures import Picture, heatmap, kept_pixels, outlined
 from expcam.graphs.wording import share
 
 PANEL = 2.6
@@ -34,14 +39,24 @@ def plot_explanation(explanation: Explanation, table: pd.DataFrame | None = None
             for row in table.itertuples()
             if row.method != OURS
         ]
-    figure = _figure(PANEL * len(pictures), PANEL * 1.15)
-    for axes, (title, picture) in zip(
-        figure.subplots(1, len(pictures), squeeze=False)[0], pictures, strict=True
-    ):
-        axes.imshow(picture)
-        axes.set_title(title, fontsize=9, parse_math=False)
-        axes.set_axis_off()
-    return figure
+    return _gallery(pictures, columns=len(pictures))
+
+
+def plot_activations(
+    explanation: Explanation, maps: Sequence[tuple[Node, npt.NDArray[np.float32]]]
+) -> Figure:
+    """Where channels fire in an explanation's photograph, each with its `activation_map`."""
+    return _gallery(
+        [
+            (f"{layer} : {channel}", heatmap(explanation.photo, fires))
+            for (layer, channel), fires in maps
+        ]
+    )
+
+
+def plot_crops(crops: Sequence[Crop]) -> Figure:
+    """The crops that drive a channel most, from `top_crops`."""
+    return _gallery([(f"image {c.image}: {c.activation:.3g}", c.picture) for c in crops])
 
 
 def plot_circuit(circuit: Circuit) -> Figure:
@@ -105,3 +120,17 @@ def _draw_circuit(axes: Axes, circuit: Circuit) -> None:
     axes.set_xlim(-0.6, len(layout.columns) + 1.2)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
+
+
+def _gallery(pictures: Sequence[tuple[str, Picture]], *, columns: int = 4) -> Figure:
+    """Pictures with their titles, row by row."""
+    columns = max(1, min(columns, len(pictures)))
+    rows = max(1, -(-len(pictures) // columns))
+    figure = _figure(PANEL * columns, PANEL * 1.15 * rows)
+    places = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in places:
+        axes.set_axis_off()
+    for axes, (title, picture) in zip(places, pictures, strict=False):
+        axes.imshow(picture)
+        axes.set_title(title, fontsize=9, parse_math=False)
+    return figure
