@@ -34,7 +34,8 @@ from expcam.circuits.measuring import measure
 from expcam.circuits.program import capture
 from expcam.circuits.readout import COVERAGE, TOP_K, select
 from expcam.circuits.scores import Channels
-from expcam.circuits.verification import ABLATIONS, PARTS
+from expcam.circuits.subjects import SUBJECTS
+from expcam.circuits.verification import ABLATIONS
 from expcam.classifier.frozen import frozen
 
 KEY = ["classifier", "photo"]
@@ -183,7 +184,7 @@ if __name__ == "__main__":
     )
     parser.add_argument("photos", type=Path, nargs="?", help="folder of photographs")
     parser.add_argument("--classifier", action="append", default=[], metavar="NAME[=WEIGHTS]")
-    parser.add_argument("--parts", default=PARTS, type=lambda names: names.split(","))
+    parser.add_argument("--parts", default=list(SUBJECTS), type=lambda names: names.split(","))
     parser.add_argument("--split", default="held-out", choices=SPLITS)
     parser.add_argument("--every", type=int, default=1, help="take every n-th photograph")
     parser.add_argument("--rows", type=Path, default=Path("build/circuits.parquet"))

@@ -67,6 +67,13 @@ class Depthwise(Block):
         return self.depthwise(a)  # type: ignore[no-any-return]
 
 
+class Squared(Block):
+    """A product of a tensor with itself, halved and turned round: -a² / 2."""
+
+    def block(self, a: Tensor) -> Tensor:
+        return -(a * a) / 2
+
+
 class LayerScale(Block):
     def __init__(self, classes: list[list[float]]) -> None:
         super().__init__(classes)

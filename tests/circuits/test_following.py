@@ -65,6 +65,11 @@ DEVIATION = math.sqrt(2 / 3)
             blocks.LayerScale([NOTHING[:3], [1, 1, 1]]),
             from_first((3, 3), (2 * 1.5, 2 * 0.5), (3 * 1.5, 3 * 1.5)),
         ),
+        # Each is its own gate; fixed factors are weights, gates are not.
+        (
+            blocks.Squared([NOTHING[:3], [1, 1, -1]]),
+            from_first((0.5, -0.5), (2 * 0.5, -2), (3 * 0.5, 4.5)),
+        ),
         # The gate passes half, but is no weight.
         (
             blocks.SqueezeAndExcitation([NOTHING[:3], [1, 2, 4]]),
@@ -80,7 +85,7 @@ DEVIATION = math.sqrt(2 / 3)
             ),
         ),
     ],
-    ids=["concatenation", "shuffle", "depthwise", "layer scale", "gate", "layer norm"],
+    ids=["concatenation", "shuffle", "depthwise", "layer scale", "square", "gate", "layer norm"],
 )
 def test_blocks_by_hand(module: nn.Module, by_hand: dict[Edge, tuple[float, float]]) -> None:
     close(edges_of(module), by_hand)

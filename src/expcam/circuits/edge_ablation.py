@@ -7,11 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from expcam.circuits.circuit import Circuit
+from expcam.circuits.flows import INPUT
+from expcam.circuits.following import follow
+from expcam.circuits.measuring import measure
 from expcam.circuits.program import Runner, capture, operation
 from expcam.circuits.reading import convolution_options, unfolded
-from expcam.circuits.scores import BOUND, GRADIENT, NEED_GRADIENT
+from expcam.circuits.scores import BOUND, GRADIENT, NEED_GRADIENT, Channels
 from expcam.circuits.wiring import Kind, Wiring, wire
-from expcam.errors import WiringError
+from expcam.classifier.model import IMAGENET_MEAN
+from expcam.errors import OptionError, WiringError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,3 +225,57 @@ def _gradients(
         axis = 1 if operation(wiring.sites[name].node) == "conv2d" else -1
         result[name] = (by_input[given], by_channel.movedim(axis, 0).flatten(1).abs().sum(1))
     return result
+
+
+def edges_of(
+    module: nn.Module, x: Tensor, circuit: Circuit, shapes: Mapping[str, torch.Size]
+) -> dict[str, Tensor]:
+    """Which weights a circuit's edges are.
+
+    Args:
+        module: Frozen.
+        x: Normalised image ``(3, H, W)``.
+        circuit: One of this classifier.
+        shapes: By layer ``(targets, inputs)`` of its weight.
+
+    Returns:
+        By layer, boolean, ``(targets, inputs)``. Where a layer reads a sum, an input is kept
+        with all of its summands.
+
+    Raises:
+        OptionError: The circuit is not of this classifier.
+    """
+    wanted: dict[str, list[int]] = {}
+    for layer, channel in circuit.graph:
+        if layer != INPUT and (layer not in shapes or not 0 <= channel < shapes[layer][0]):
+            raise OptionError(f"the circuit's node {layer}:{channel} is not in this classifier")
+        wanted.setdefault(layer, []).append(channel)
+    everything = torch.arange(len(IMAGENET_MEAN))
+    label = int(circuit.graph.graph["label"])
+
+    def selection(name: str, _: Channels) -> Tensor:
+        # A circuit without colour channels sees the image whole.
+        default = everything if name == INPUT else torch.arange(0)
+        return torch.tensor(wanted[name]) if name in wanted else default
+
+    measured = measure(module, x[None], label, selection)
+    keep = {name: torch.zeros(shape, dtype=torch.bool) for name, shape in shapes.items()}
+    with torch.no_grad():
+        for each in follow(measured.recording, measured.active):
+            columns = each.columns
+            if columns is None:
+                continue
+            rows, inputs = shapes[each.target]
+            groups = measured.recording.wiring.groups(each.target)
+            for target in each.targets.tolist():
+                sources = {
+                    source
+                    for source in each.sources.tolist()
+                    if (each.source == INPUT and INPUT not in wanted)
+                    or circuit.graph.has_edge((each.source, source), (each.target, target))
+                }
+                first = target // (rows // groups) * inputs
+                for source, column in columns.tolist():
+                    if source in sources and 0 <= column - first < inputs:
+                        keep[each.target][target, column - first] = True
+    return keep

@@ -193,6 +193,13 @@ def shifted(flow: Flow, offset: int, count: int) -> Flow:
     return replace(flow, mix=F.pad(flow.mix, (offset, count - offset - flow.mix.shape[1])))
 
 
+def placed(flow: Flow, dim: int, offset: int, positions: torch.Size) -> Flow:
+    """Let the value be a part of larger positions, from ``offset`` along its dimension ``dim``."""
+    value = flow.value.new_zeros(len(flow.value), *positions)
+    value.narrow(dim, offset, flow.value.shape[dim]).copy_(flow.value)
+    return replace(flow, value=value)
+
+
 def rearranged(flow: Flow, channels: Tensor, places: Tensor, positions: Sequence[int]) -> Flow:
     """Follow a change of shape.
 

@@ -51,7 +51,7 @@ class Kept:
         kwargs: The same by name.
         shapes: Of its results.
         frozen: What the image made of it: the factors of a gate or a norm, or where a max
-            pooling looked.
+            pooling looked; of a product the other factor.
     """
 
     args: tuple[Any, ...]
@@ -151,6 +151,8 @@ class _Recorder(Runner):
         # What is still a layer's own is not followed, but starts anew behind it.
         if step.kind is Kind.NORM or (step.kind in _FROZEN and step.owner is None):
             frozen = _FROZEN[step.kind](n, args, result)
+        if step.kind in (Kind.PRODUCT, Kind.SCALE):
+            frozen = _factor(n, args, step.sources[0], result)
         self.kept[n] = Kept(
             args=tuple(_without(a, value, names) for a, value in zip(n.args, args, strict=True)),
             kwargs={k: _without(n.kwargs[k], value, names) for k, value in kwargs.items()},
@@ -228,6 +230,15 @@ def _norm(n: fx.Node, args: tuple[Any, ...], _: Tensor) -> Tensor:
     place = 4 if operation(n) == "group_norm" else 7
     epsilon = args[place] if len(args) > place else 1e-5
     return (x.view(groups, -1).var(1, correction=0) + epsilon).rsqrt()  # type: ignore[no-any-return]
+
+
+def _factor(n: fx.Node, args: tuple[Any, ...], passing: fx.Node, result: Tensor) -> Tensor:
+    """What a tensor is multiplied with."""
+    if operation(n) == "neg":
+        return result.new_tensor(-1.0)
+    factor = args[1] if n.args[0] is passing else args[0]
+    factor = factor.detach() if isinstance(factor, Tensor) else result.new_tensor(factor)
+    return 1 / factor if operation(n) == "div" else factor
 
 
 _FROZEN: dict[Kind, Callable[[fx.Node, tuple[Any, ...], Tensor], Tensor]] = {

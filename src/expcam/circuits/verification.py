@@ -1,38 +1,22 @@
 """Is a circuit what carried the decision? Its parts kept, or removed, beside controls."""
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from expcam.circuits.ablation import Ablated, ablated
 from expcam.circuits.choosing import Choice, choices, matched
 from expcam.circuits.circuit import Circuit
-from expcam.circuits.edge_ablation import (
-    Inputs,
-    averaged,
-    edge_scores,
-    edge_wiring,
-    inputs_of,
-    weights,
-    with_edges,
-)
 from expcam.circuits.formats import Node
-from expcam.circuits.measuring import Measured, measure
-from expcam.circuits.readout import edges_of, shown
-from expcam.circuits.recording import record
-from expcam.circuits.scores import EDGE_SCORES, NODE_SCORES, weight_norms
-from expcam.circuits.wiring import Wiring
+from expcam.circuits.readout import shown
+from expcam.circuits.subjects import RANDOMISED, SUBJECTS, Nodes, Subject, randomised
 from expcam.classifier.frozen import frozen
 from expcam.classifier.images import ImageSource
 from expcam.classifier.model import Classifier
 from expcam.errors import OptionError
 from expcam.explain.explanation import Explanation
-from expcam.explain.metrics import BATCH
 from expcam.explain.progress import Progress, silent
 
 SIZES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
@@ -43,11 +27,6 @@ WITHIN = 0.2
 """A circuit is sufficient when the label holds and the logit lies so near the whole model's."""
 
 ABLATIONS = ("zero", "mean", "resample")
-PARTS = ("nodes", "edges")
-WEIGHT = "weight"
-"""Method: the channels with the largest weights, whatever the image."""
-RANDOMISED = "randomised"
-"""Method: ours, measured on a copy of the classifier with its weights shuffled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +117,7 @@ def verify_circuit(
         images: On which the test is made; of an explanation its masked image.
         reference: Images for the ablations ``mean`` and ``resample``.
         ablations: Of `ABLATIONS`.
-        parts: Of `PARTS`; edges take a pass for each choice.
+        parts: ``nodes``, ``edges`` or both; edges take a pass for each choice.
         sizes: Shares of each layer's parts, in (0, 1).
         draws: How many draws of random parts stand beside each choice.
         seed: Of the random parts, the shuffled weights and the resampled images.
@@ -161,7 +140,7 @@ def verify_circuit(
         for place, image in enumerate(images):
             x = _shown(classifier, image)
             for kind in parts:
-                subject = _SUBJECTS[kind](classifier, module, x, label)
+                subject = SUBJECTS[kind](classifier, module, x, label)
                 chosen = subject.chosen(circuit)
                 scores = {
                     **subject.scores(module),
@@ -193,7 +172,7 @@ def necessary_channels(
     """
     label = int(circuit.graph.graph["label"])
     with frozen(classifier.module) as module:
-        subject = _Nodes(classifier, module, _shown(classifier, image), label)
+        subject = Nodes(classifier, module, _shown(classifier, image), label)
         subject.chosen(circuit)
         nodes = [key for key, data in circuit.graph.nodes(data=True) if data["kind"] == "channel"]
         keeps = []
@@ -205,137 +184,7 @@ def necessary_channels(
     return [node for node, found in zip(nodes, predicted, strict=True) if found != label]
 
 
-def randomised(module: nn.Module, rng: torch.Generator) -> nn.Module:
-    """A copy of a classifier, the numbers of each weight shuffled; norms and biases stay."""
-    shuffled = copy.deepcopy(module)
-    for parameter in shuffled.parameters():
-        if parameter.ndim > 1:
-            order = torch.randperm(parameter.numel(), generator=rng).to(parameter.device)
-            parameter.data = parameter.data.flatten()[order].view_as(parameter)
-    return shuffled
-
-
-class _Subject(Protocol):
-    """One image, one class; what is ablated are nodes, or edges."""
-
-    def scores(self, module: nn.Module) -> dict[str, dict[str, Tensor]]:
-        """Scores of all parts by method and layer, measured on a module."""
-
-    def chosen(self, circuit: Circuit) -> dict[str, Tensor]:
-        """The parts of a circuit, boolean, by layer."""
-
-    def prepare(self, ablation: str, others: Sequence[Tensor], rng: torch.Generator) -> None:
-        """Set what stands in the place of what is ablated."""
-
-    def logits(self, keeps: Sequence[Mapping[str, Tensor]]) -> Tensor:
-        """Logits ``(len(keeps), classes)`` with only these parts kept."""
-
-    @property
-    def whole(self) -> Tensor:
-        """Logits ``(classes,)`` of the whole model."""
-
-
-class _Nodes:
-    def __init__(self, classifier: Classifier, module: nn.Module, x: Tensor, label: int) -> None:
-        self._label, self._x = label, x
-        with torch.no_grad():
-            recording = record(module, x[None])
-            self._ablated: Ablated = ablated(module, recording)
-            self._classifier = classifier.with_module(self._ablated)
-            self.whole = classifier.logits(x[None])[0]
-        self.counts = {
-            name: layer.channels
-            for name, layer in recording.layers.items()
-            if name != recording.output_layer
-        }
-
-    def scores(self, module: nn.Module) -> dict[str, dict[str, Tensor]]:
-        measured = _measured(module, self._x, self._label)
-        return {
-            method: {name: score(measured.channels[name]).cpu() for name in self.counts}
-            for method, score in NODE_SCORES.items()
-        } | {WEIGHT: {name: weight_norms(measured.recording, name).cpu() for name in self.counts}}
-
-    def chosen(self, circuit: Circuit) -> dict[str, Tensor]:
-        kept = {name: torch.zeros(count, dtype=torch.bool) for name, count in self.counts.items()}
-        for (layer, channel), data in circuit.graph.nodes(data=True):
-            if data["kind"] != "channel":
-                continue
-            if layer not in kept or not 0 <= channel < len(kept[layer]):
-                raise OptionError(f"the circuit's node {layer}:{channel} is not in this classifier")
-            kept[layer][channel] = True
-        return kept
-
-    @torch.no_grad()
-    def prepare(self, ablation: str, others: Sequence[Tensor], rng: torch.Generator) -> None:
-        images = _reference(ablation, others, rng)
-        ablations = self._ablated.ablations
-        sums = {name: torch.zeros_like(each.replacement) for name, each in ablations.items()}
-        for x in images:
-            self._classifier.logits(x[None])
-            for name, each in ablations.items():
-                seen = each.seen
-                if ablation == "mean":
-                    axes = [d for d in range(seen.ndim) if d != each.axis]
-                    seen = seen.mean(axes, keepdim=True).expand_as(seen)
-                sums[name] = sums[name] + seen / len(images)
-        for name, each in ablations.items():
-            each.replacement = sums[name]
-
-    @torch.no_grad()
-    def logits(self, keeps: Sequence[Mapping[str, Tensor]]) -> Tensor:
-        rows = []
-        for start in range(0, len(keeps), BATCH):
-            some = keeps[start : start + BATCH]
-            for name, each in self._ablated.ablations.items():
-                each.keep = torch.stack([keep[name] for keep in some]).to(self._x)
-            rows.append(self._classifier.logits(self._x.expand(len(some), -1, -1, -1)))
-        for each in self._ablated.ablations.values():
-            each.keep = torch.ones_like(each.keep[0])
-        return torch.cat(rows)
-
-
-class _Edges:
-    def __init__(self, classifier: Classifier, module: nn.Module, x: Tensor, label: int) -> None:
-        self._module, self._x, self._label = module, x, label
-        self._wiring: Wiring = edge_wiring(module, x[None])
-        self._shapes = {
-            name: weight.shape[:2] for name, (_, weight) in weights(self._wiring, module, x).items()
-        }
-        with torch.no_grad():
-            self._own = inputs_of(self._wiring, module, x[None])
-        self.whole = self._own.logits[0]
-        self._reference: Inputs = self._own
-
-    def scores(self, module: nn.Module) -> dict[str, dict[str, Tensor]]:
-        return edge_scores(self._wiring, module, self._x[None], self._label, list(EDGE_SCORES))
-
-    def chosen(self, circuit: Circuit) -> dict[str, Tensor]:
-        return edges_of(self._module, self._x, circuit, self._shapes)
-
-    @torch.no_grad()
-    def prepare(self, ablation: str, others: Sequence[Tensor], rng: torch.Generator) -> None:
-        images = _reference(ablation, others, rng) or [torch.zeros_like(self._x)]
-        runs = [inputs_of(self._wiring, self._module, x[None]) for x in images]
-        self._reference = runs[0] if len(runs) == 1 else averaged(runs, self._wiring)
-
-    @torch.no_grad()
-    def logits(self, keeps: Sequence[Mapping[str, Tensor]]) -> Tensor:
-        return torch.cat(
-            [
-                with_edges(self._wiring, self._module, self._x[None], self._reference, keep)
-                for keep in keeps
-            ]
-        )
-
-
-_SUBJECTS: dict[str, Callable[[Classifier, nn.Module, Tensor, int], _Subject]] = {
-    "nodes": _Nodes,
-    "edges": _Edges,
-}
-
-
-def _figures(subject: _Subject, tested: Sequence[Choice], label: int) -> list[dict[str, object]]:
+def _figures(subject: Subject, tested: Sequence[Choice], label: int) -> list[dict[str, object]]:
     """The figures of each choice."""
     nothing = {name: torch.zeros_like(keep) for name, keep in tested[0].keep.items()}
     logits = subject.logits(
@@ -359,22 +208,10 @@ def _figures(subject: _Subject, tested: Sequence[Choice], label: int) -> list[di
     ]
 
 
-def _measured(module: nn.Module, x: Tensor, label: int) -> Measured:
-    return measure(module, x[None], label, lambda _, __: torch.arange(0))
-
-
 def _shown(classifier: Classifier, image: Explanation | ImageSource | Tensor) -> Tensor:
     if isinstance(image, Explanation):
         return shown(classifier, image)
     return classifier.prepare(image).input
-
-
-def _reference(ablation: str, others: Sequence[Tensor], rng: torch.Generator) -> list[Tensor]:
-    if ablation == "zero":
-        return []
-    if ablation == "resample":
-        return [others[int(torch.randint(len(others), (), generator=rng))]]
-    return list(others)
 
 
 def _check(
@@ -386,7 +223,7 @@ def _check(
     sizes: Sequence[float],
     draws: int,
 ) -> None:
-    for what, given, known in (("ablation", ablations, ABLATIONS), ("parts", parts, PARTS)):
+    for what, given, known in (("ablation", ablations, ABLATIONS), ("parts", parts, SUBJECTS)):
         unknown = [name for name in given if name not in known]
         if unknown:
             raise OptionError(f"unknown {what} `{unknown[0]}`; there are: {', '.join(known)}")
