@@ -14,7 +14,6 @@ own.
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import time
@@ -139,14 +138,20 @@ def peak_of(classifier: expcam.Classifier, x: Tensor, what: str) -> list[float]:
     """MiB at the peak of one pass beyond what was there before; of a process that did no other."""
     with frozen(classifier.module) as module:
         capture(module, x[None])
-        page = resource.getpagesize()
-        before = int(Path("/proc/self/statm").read_text().split()[1]) * page / 2**20
+        before = _memory("VmRSS")
         if what == "plain":
             image = x[None].clone().requires_grad_()
             torch.autograd.grad(module(image)[0, 0], image)
         else:
             measure(module, x[None], 0, selection)
-    return [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before]
+    return [_memory("VmHWM") - before]
+
+
+def _memory(field: str) -> float:
+    """MiB that this process holds, or held at its peak; Linux tells it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(field))
+    return int(line.split()[1]) / 1024
 
 
 def cost(name: str, what: str) -> None:

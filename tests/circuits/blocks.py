@@ -48,6 +48,13 @@ class Concatenation(Block):
         return torch.cat([a, a[:, :2]], 1)
 
 
+class Flattened(Block):
+    """No mean: the classes read every pixel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classes(self.first(x).flatten(1))  # type: ignore[no-any-return]
+
+
 class Shuffle(Block):
     """Four channels in two groups, (a, b, c, a), are shuffled to (a, c, b, a)."""
 

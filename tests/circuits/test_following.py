@@ -51,6 +51,11 @@ DEVIATION = math.sqrt(2 / 3)
             blocks.Concatenation([NOTHING, [1, 2, 3, 5, -7]]),
             from_first((6, 6), (2 * 9, 2 * -5), (3 * 3, 3 * 3)),
         ),
+        # Of each channel's four pixels, all alike, the class weighs the first and the last.
+        (
+            blocks.Flattened([NOTHING[:3] * 4, [1, 0, 0, 2, 0, 3, 0, -1, 0, 0, 0, 4]]),
+            from_first((3, 3), (2 * 4, 2 * 2), (3 * 4, 3 * 4)),
+        ),
         # The inputs are a, c, b and a again.
         (
             blocks.Shuffle([NOTHING[:4], [1, 10, 100, 1000]]),
@@ -85,7 +90,16 @@ DEVIATION = math.sqrt(2 / 3)
             ),
         ),
     ],
-    ids=["concatenation", "shuffle", "depthwise", "layer scale", "square", "gate", "layer norm"],
+    ids=[
+        "concatenation",
+        "flattened",
+        "shuffle",
+        "depthwise",
+        "layer scale",
+        "square",
+        "gate",
+        "layer norm",
+    ],
 )
 def test_blocks_by_hand(module: nn.Module, by_hand: dict[Edge, tuple[float, float]]) -> None:
     close(edges_of(module), by_hand)
@@ -142,6 +156,11 @@ def transformer(name: str) -> nn.Module:
         return torchvision.models.VisionTransformer(
             image_size=32, patch_size=8, num_classes=10, **sizes
         )
+    if name == "maxvit":
+        return torchvision.models.MaxVit(
+            input_size=(32, 32), stem_channels=8, partition_size=2, block_channels=[8, 16],
+            block_layers=[1, 1], head_dim=4, stochastic_depth_prob=0.0, num_classes=10,
+        )  # fmt: skip
     block = SwinTransformerBlockV2 if name == "swin_v2" else None
     merging = {"downsample_layer": PatchMergingV2} if name == "swin_v2" else {}
     return torchvision.models.SwinTransformer(
@@ -154,7 +173,7 @@ def shaken(name: str) -> nn.Module:
     """A torchvision model in float64 with random weights and random batch norm statistics."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        if name in ("vit", "swin", "swin_v2"):
+        if name in ("vit", "swin", "swin_v2", "maxvit"):
             module = transformer(name).double().eval()
         else:
             module = torchvision.models.get_model(name, weights=None).double().eval()
@@ -187,7 +206,7 @@ def everything(recording: Recording) -> dict[str, Active]:
         *(("densenet121", 64), ("mobilenet_v3_small", 64), ("efficientnet_b0", 64)),
         *(("shufflenet_v2_x0_5", 64), ("mnasnet0_5", 64), ("regnet_y_400mf", 64)),
         *(("convnext_tiny", 32), ("inception_v3", 80), ("googlenet", 64), ("alexnet", 64)),
-        *(("vit", 32), ("swin", 32), ("swin_v2", 32)),
+        *(("vit", 32), ("swin", 32), ("swin_v2", 32), ("maxvit", 32)),
     ],
 )
 @pytest.mark.filterwarnings("ignore:The default weight initialization")

@@ -58,13 +58,11 @@ def measure(
     return Measured(recording=recording, channels=meter.channels, active=meter.active)
 
 
-def measures_of(activation: Tensor, gradient: Tensor) -> Channels:
-    """Measures of channels, from their activation and its gradient ``(channels, positions)``."""
-    count = activation.shape[1]
-    return Channels(
-        activation=torch.linalg.vector_norm(activation, 1, 1) / count,
-        signed=torch.linalg.vecdot(activation, gradient) / count,
-    )
+def worth(activation: Tensor, gradient: Tensor) -> Tensor:
+    """Mean of activation × gradient ``(channels, *positions)`` over positions."""
+    rows = activation.flatten(1)
+    product: Tensor = torch.linalg.vecdot(rows, gradient.flatten(1))
+    return product / rows.shape[1]
 
 
 class _Meter:
@@ -77,9 +75,13 @@ class _Meter:
         self.channels: dict[str, Channels] = {}
         self.active: dict[str, Active] = {}
         self._rows: dict[str, Tensor] = {}
+        self._activations: dict[str, Tensor] = {}
         self._of_preactivations: dict[str, Tensor] = {}
 
     def watch(self, name: str, axis: int, activation: Tensor) -> None:
+        rows = activation.detach().movedim(axis, 0).flatten(1)
+        # At once, while it is in the processor's cache.
+        self._activations[name] = rows.abs().mean(1)
         self._rows[name] = activation.detach().movedim(axis, 0)
         activation.register_hook(lambda gradient: self._reduce(name, gradient.movedim(axis, 0)))
 
@@ -95,9 +97,11 @@ class _Meter:
 
     def _reduce(self, name: str, gradient: Tensor | None) -> None:
         rows = self._rows.pop(name)
-        wide = rows.flatten(1)
-        slope = torch.zeros_like(wide) if gradient is None else gradient.flatten(1)
-        self.channels[name] = measures = measures_of(wide, slope)
+        signed = torch.zeros_like(self._activations[name])
+        if gradient is not None:
+            signed = worth(rows, gradient)
+        measures = Channels(activation=self._activations.pop(name), signed=signed)
+        self.channels[name] = measures
         chosen = self.fixed[name] if name in self.fixed else self.selection(name, measures)
         chosen = chosen.to(rows.device)
         self.active[name] = Active(channels=chosen, rows=rows[chosen])

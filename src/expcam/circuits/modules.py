@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from expcam.circuits.flows import INPUT
-from expcam.circuits.measuring import Selection, measures_of
+from expcam.circuits.measuring import Selection, worth
 from expcam.circuits.scores import Channels
 from expcam.errors import ClassifierError
 
@@ -85,17 +85,18 @@ def read_modules(module: nn.Module, e: Tensor, label: int, selection: Selection)
     axes = {name: _axis(module, name) for name in tensors}
     reading = ModuleReading(channels={}, active={}, output_layer=LOGITS)
     for (name, tensor), gradient in zip(tensors.items(), gradients, strict=True):
-        rows = tensor.detach().movedim(axes[name], 0).flatten(1)
-        slope = torch.zeros_like(rows)
+        rows = tensor.detach().movedim(axes[name], 0)
+        signed = rows.new_zeros(len(rows))
         if gradient is not None:
-            slope = gradient.movedim(axes[name], 0).flatten(1)
-        reading.channels[name] = measures_of(rows, slope)
+            signed = worth(rows, gradient.movedim(axes[name], 0))
+        activation = rows.abs().flatten(1).mean(1)
+        reading.channels[name] = Channels(activation=activation, signed=signed)
         if tensor.shape == logits.shape and torch.equal(tensor, logits):
             reading.output_layer = name
     output = reading.output_layer
     if output == LOGITS:
-        own = logits.detach().movedim(1, 0)
-        reading.channels[LOGITS] = measures_of(own, torch.ones_like(own))
+        own = logits.detach()[0]
+        reading.channels[LOGITS] = Channels(activation=own.abs(), signed=own)
     for name, channels in reading.channels.items():
         chosen = torch.tensor([label]) if name == output else selection(name, channels)
         reading.active[name] = chosen.to(e.device)

@@ -188,7 +188,10 @@ def _depending(graph: fx.Graph, image: fx.Node) -> set[fx.Node]:
 
 
 def _out_of_place(graph: fx.Graph, image: fx.Node) -> None:
-    """Let operations that overwrite a tensor of the image make a new one instead."""
+    """Let operations that overwrite a tensor of the image make a new one instead.
+
+    Only a ReLU may overwrite what nothing else reads.
+    """
     found = _depending(graph, image)
     order = {n: place for place, n in enumerate(graph.nodes)}
     for n in list(graph.nodes):
@@ -199,6 +202,9 @@ def _out_of_place(graph: fx.Graph, image: fx.Node) -> None:
         if not isinstance(old, fx.Node) or old not in found:
             continue
         name = target.overloadpacket.__name__
+        # A ReLU's input is nobody's business behind a batch norm or a sum: that saves memory.
+        if name == "relu_" and len(old.users) == 1 and operation(old) in ("batch_norm", "add"):
+            continue
         packet = getattr(torch.ops.aten, name.removesuffix("_"), None)
         alone = old.op != "call_function" or operation(old) not in VIEWS or len(old.users) == 1
         if packet is None or not name.endswith("_") or not alone:

@@ -210,7 +210,7 @@ def _gate(n: fx.Node, args: tuple[Any, ...], result: Tensor) -> Tensor:
     """
     before = args[0]
     if operation(n) == "relu":
-        return before > 0  # type: ignore[no-any-return]
+        return result > 0  # it may have overwritten its input
     return torch.where(before == 0, torch.zeros_like(result), result / before)
 
 
