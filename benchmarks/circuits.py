@@ -30,8 +30,9 @@ import expcam
 from expcam.circuits.choosing import RANDOM
 from expcam.circuits.following import follow
 from expcam.circuits.measuring import measure
+from expcam.circuits.names import TOP_K
 from expcam.circuits.program import capture
-from expcam.circuits.readout import COVERAGE, TOP_K, select
+from expcam.circuits.readout import COVERAGE, select
 from expcam.circuits.scores import Channels
 from expcam.circuits.subjects import SUBJECTS
 from expcam.circuits.verification import ABLATIONS

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import expcam
-from expcam.circuits.evidence import activation_maps, most_relevant
+from expcam.circuits.evidence import circuit_maps
 from expcam.circuits.formats import Node
 from expcam.circuits.verification import CircuitCheck
 from tests.helpers import EXAMPLES, SHARED, RedDetector
@@ -53,9 +53,7 @@ def cat_check(
 def cat_maps(
     bundled: expcam.Classifier, cat: expcam.Explanation, cat_circuit: expcam.Circuit
 ) -> list[tuple[Node, npt.NDArray[np.float32]]]:
-    nodes = most_relevant(cat_circuit, 3)
-    maps = activation_maps(bundled, torch.from_numpy(cat.input), nodes)
-    return list(zip(nodes, maps, strict=True))
+    return circuit_maps(bundled, torch.from_numpy(cat.input), cat_circuit, count=3)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from expcam.circuits.names import (
+    EDGE_SCORE,
+    EDGE_SCORE_NAMES,
+    GRANULARITIES,
+    NODE_SCORE,
+    NODE_SCORE_NAMES,
+    TOP_K,
+)
 from expcam.errors import ExpcamError, ExpcamWarning, OptionError
 from expcam.explain.baselines import BASELINES, DEFAULT_METHODS
 from expcam.explain.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
@@ -92,26 +100,28 @@ def circuit(
     seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same mask.")] = 0,
     top_k: Annotated[
         int, typer.Option("--top-k", metavar="N", help="At most so many channels per layer.")
-    ] = 16,
+    ] = TOP_K,
     nodes: Annotated[
         str,
         typer.Option(
             metavar="SCORE",
-            help="What ranks channels: relevance, blend, gradient×activation or activation.",
+            help=f"What ranks channels: {', '.join(NODE_SCORE_NAMES)}.",
         ),
-    ] = "relevance",
+    ] = NODE_SCORE,
     edges: Annotated[
         str,
         typer.Option(
             metavar="SCORE",
-            help="What an edge's score is: weight×activation (or weight*activation), signed, "
-            "gradient×activation, weight×activation×gradient, activation or weight.",
+            help=f"What an edge's score is: {', '.join(EDGE_SCORE_NAMES)} (or * for ×).",
         ),
-    ] = "weight×activation",
+    ] = EDGE_SCORE,
     granularity: Annotated[
         str,
-        typer.Option(metavar="NAME", help="layers, or blocks: paths between blocks summed up."),
-    ] = "layers",
+        typer.Option(
+            metavar="NAME",
+            help=f"{' or '.join(GRANULARITIES)}; between blocks all paths are summed up.",
+        ),
+    ] = GRANULARITIES[0],
     verify: Annotated[
         bool, typer.Option(help="Test the circuit by ablation, beside controls.")
     ] = True,
@@ -251,17 +261,15 @@ def _test(
     """The fields of a `Finding` that say whether the circuit is what carried the decision."""
     import torch
 
-    from expcam.circuits.evidence import activation_maps, most_relevant
+    from expcam.circuits.evidence import circuit_maps
     from expcam.circuits.verification import necessary_channels, verify_circuit
 
     if circuit.graph.graph["wiring"] != "exact":
         return {}
-    nodes = most_relevant(circuit)
-    x = torch.from_numpy(explanation.input)
     return {
         "check": verify_circuit(classifier, circuit, [explanation], progress=progress),
         "necessary": necessary_channels(classifier, circuit, explanation),
-        "maps": list(zip(nodes, activation_maps(classifier, x, nodes), strict=True)),
+        "maps": circuit_maps(classifier, torch.from_numpy(explanation.input), circuit),
     }
 
 
@@ -336,14 +344,20 @@ def _as_dict(finding: Finding, out: Path, seconds: float) -> dict[str, object]:
 
 
 def _check_as_dict(check: CircuitCheck | None) -> dict[str, object] | None:
+    import pandas as pd
+
     if check is None:
         return None
-    table = check.summary().loc["nodes", "zero"]
+    table = check.summary().loc["nodes", "zero"].astype(object)
+    table = table.where(table.notna(), None)
     own = check.circuit.query("parts == 'nodes' and ablation == 'zero'")
     columns = ["size", "faithfulness", "completeness", "label_kept"]
     return {
         "distance": table["distance"].to_dict(),
-        **{name: own[own["method"] == name][columns].mean().to_dict() for name in own["method"]},
+        **{
+            name: {k: None if pd.isna(v) else v for k, v in rows[columns].mean().items()}
+            for name, rows in own.groupby("method")
+        },
         "controls_as_good": check.controls_as_good("zero"),
     }
 

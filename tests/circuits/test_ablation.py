@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
 import expcam
+from expcam.circuits.subjects import Nodes
 from expcam.errors import OptionError
 
 
@@ -33,6 +35,57 @@ def test_the_classifier_is_left_as_it_was(micro: expcam.Classifier) -> None:
         raise ZeroDivisionError
     assert all(each.training for each in micro.module.modules())
     assert all(p.requires_grad for p in micro.module.parameters())
+
+
+class SequenceFirst(nn.Module):
+    """Tokens before the batch, as CLIP has it; and heads that lie side by side in the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Conv2d(3, 8, 2, 2)
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.up, self.down, self.head = nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        s = self.embed(x).flatten(2).permute(2, 0, 1)
+        length, batch, _ = s.shape
+        q, k, v = (
+            part.reshape(length, batch * 2, 4).transpose(0, 1) for part in self.qkv(s).chunk(3, -1)
+        )
+        heads = torch.bmm(torch.softmax(torch.bmm(q, k.transpose(1, 2)), -1), v)
+        s = s + self.out(heads.transpose(0, 1).reshape(length, batch, 8))
+        s = s + self.down(self.up(s).relu())
+        logits: torch.Tensor = self.head(s.mean(0))
+        return logits
+
+
+def test_choices_per_image_where_the_batch_is_not_first() -> None:
+    x = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(1))
+    classifier = expcam.Classifier(SequenceFirst().eval(), transform=lambda image: x)
+    subject = Nodes(classifier, classifier.module, x, 1)
+    assert subject.counts == {"embed": 8, "attention": 2, "up": 16}
+    keeps = []
+    for name, channel in (("embed", 3), ("attention", 1), ("up", 7), ("up", 2)):
+        keep = {n: torch.ones(count, dtype=torch.bool) for n, count in subject.counts.items()}
+        keep[name][channel] = False
+        keeps.append(keep)
+    together = subject.logits(keeps)
+    alone = torch.cat([subject.logits([keep]) for keep in keeps])
+    assert torch.allclose(together, alone, atol=1e-6)
+    assert len({tuple(row.tolist()) for row in together}) > 1
+    # A head is what its features say: written by hand, without the second one.
+    module = classifier.module
+    with expcam.ablate(classifier, [("attention", 1)]) as ablated, torch.no_grad():
+        found = ablated.logits(torch.stack([x, 2 * x]))
+        module.out.weight[:, 4:] = 0
+        assert torch.allclose(found, module(torch.stack([x, 2 * x])), atol=1e-6)
+
+
+def test_images_of_another_size(bundled: expcam.Classifier) -> None:
+    x = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    with expcam.ablate(bundled, [("layer1.0.conv1", 3)]) as ablated, torch.no_grad():
+        assert ablated.logits(x).shape == (2, 103)
 
 
 def test_what_does_not_exist(micro: expcam.Classifier) -> None:

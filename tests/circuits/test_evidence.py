@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import expcam
-from expcam.circuits.evidence import activation_map, top_crops
+from expcam.circuits.evidence import activation_map, circuit_maps, top_crops
 from expcam.errors import OptionError
 from tests.circuits.blocks import Attention
-from tests.helpers import EXAMPLES, RedDetector, red_square
+from tests.helpers import EXAMPLES, RedDetector, keeping_everything, red_square
 
 
 def test_a_map_shows_where_a_channel_fires() -> None:
@@ -65,6 +66,20 @@ def test_what_has_no_map() -> None:
             activation_map(classifier, red_square(), node)
     with pytest.raises(OptionError, match="at least one image"):
         top_crops(classifier, ("mix", 0), [])
+
+
+def test_layers_without_a_map_are_passed_over() -> None:
+    x = torch.rand(3, 8, 8)
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5), nn.ReLU(), nn.Linear(5, 2)
+    ).eval()
+    classifier = expcam.Classifier(net, transform=lambda image: x)
+    circuit = expcam.read_circuit(classifier, keeping_everything(classifier, x, 1))
+    assert circuit.layers == ["0", "3", "5"]
+    ((node, fires),) = circuit_maps(classifier, x, circuit)
+    assert node[0] == "0"
+    assert fires.shape == (8, 8)
 
 
 def test_a_real_channel(

@@ -65,6 +65,44 @@ def test_a_module_that_was_changed_is_traced_anew() -> None:
         assert torch.equal(Runner(after)(module, x), module(x))
 
 
+class Sliced(InPlace):
+    """Writes into a part of a tensor, which a trace cannot tell from a tensor of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.conv(x).clone()
+        a[:, :2] = a[:, 2:] * 3
+        logits: Tensor = self.fc(a.mean((2, 3)))
+        return logits
+
+
+class OneByOne(InPlace):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.fc(self.conv(each).mean((1, 2))) for each in x])
+
+
+@pytest.mark.parametrize("kind", [Sliced, OneByOne])
+def test_a_program_that_would_do_something_else_is_refused(kind: type[nn.Module]) -> None:
+    module = kind().eval()
+    with pytest.raises(WiringError, match=r"traced|overwrites a view"):
+        capture(module, torch.zeros(1, 3, 4, 4))
+
+
+def test_options_hooks_and_sizes_belong_to_a_program() -> None:
+    module, x = InPlace().eval(), torch.rand(1, 3, 4, 4)
+    first = capture(module, x)
+    assert capture(module, torch.zeros(1, 3, 8, 8)) is not first
+    assert capture(module, x) is first
+    module.conv.stride = (2, 2)
+    second = capture(module, x)
+    assert second is not first
+    module.conv.stride = (1, 1)
+    assert capture(module, x) is first
+    handle = module.conv.register_forward_hook(lambda _m, _i, out: out * 2)
+    with torch.no_grad():
+        assert torch.equal(Runner(capture(module, x))(module, x), module(x))
+    handle.remove()
+
+
 class Branches(InPlace):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x + 1 if x.sum() > 0 else x)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from expcam.circuits.names import EDGE_SCORE_NAMES, NODE_SCORE_NAMES
 from expcam.circuits.reading import Contribution
 from expcam.circuits.scores import EDGE_SCORES, NODE_SCORES, Channels, score_name
 from expcam.errors import OptionError
@@ -34,6 +35,8 @@ def test_every_score_of_one_edge_by_hand() -> None:
 
 
 def test_names() -> None:
+    assert tuple(NODE_SCORES) == NODE_SCORE_NAMES
+    assert tuple(EDGE_SCORES) == EDGE_SCORE_NAMES
     assert score_name("weight*activation", EDGE_SCORES, "edge") == "weight×activation"
     with pytest.raises(OptionError, match="unknown edge score `size`; there are: weight×activ"):
         score_name("size", EDGE_SCORES, "edge")

@@ -14,6 +14,7 @@ from expcam.circuits.scores import NODE_SCORES
 from expcam.circuits.subjects import RANDOMISED, WEIGHT
 from expcam.circuits.verification import CircuitCheck, necessary_channels
 from expcam.errors import OptionError, WiringError
+from expcam.graphs.wording import circuit_verdict
 from tests.circuits.blocks import Attention
 from tests.helpers import EXAMPLES, keeping_everything
 
@@ -183,6 +184,12 @@ def test_necessary_channels_by_hand(micro: expcam.Classifier, all_kept: expcam.E
     x = torch.from_numpy(all_kept.input)
     own = expcam.read_circuit(doubtful, keeping_everything(doubtful, x, 1), coverage=1.0)
     assert necessary_channels(doubtful, own, x) == [("0", 2)]
+    # Of a class that the classifier does not give, no channel is what the label hangs on.
+    other = expcam.read_circuit(doubtful, keeping_everything(doubtful, x, 0), coverage=1.0)
+    assert necessary_channels(doubtful, other, x) is None
+    check = expcam.verify_circuit(doubtful, other, [x], sizes=[0.5])
+    assert not check.holds
+    assert "as it does not with all of them" in circuit_verdict(check)
 
 
 def _doubtful() -> list[nn.Module]:
@@ -192,3 +199,26 @@ def _doubtful() -> list[nn.Module]:
         conv.weight.copy_(torch.eye(3)[:, :, None, None])
         fc.weight.copy_(torch.tensor([[0.0, 1.0, 0.0], [0.1, 0.0, 1.0]]))
     return [conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), fc]
+
+
+def test_between_blocks_layers_stay_whole(
+    micro: expcam.Classifier, all_kept: expcam.Explanation
+) -> None:
+    blocks = expcam.read_circuit(micro, all_kept, coverage=1.0, granularity="blocks")
+    assert blocks.layers == ["conv1", "conv2", "fc"]
+    blocks.graph.remove_nodes_from([node for node in list(blocks.graph) if node[0] == "conv1"])
+    own = expcam.verify_circuit(micro, expcam.Circuit(blocks.graph), [all_kept], sizes=[0.5])
+    assert own.circuit.set_index("method").loc["circuit", "faithfulness"] == pytest.approx(1)
+    with pytest.raises(OptionError, match="edges between blocks"):
+        expcam.verify_circuit(micro, blocks, [all_kept], parts=["edges"])
+
+
+def test_what_was_not_tested_or_not_asked_of_one_class(
+    micro: expcam.Classifier, all_kept: expcam.Explanation
+) -> None:
+    circuit = expcam.read_circuit(micro, all_kept)
+    check = expcam.verify_circuit(micro, circuit, [all_kept], sizes=[0.5])
+    with pytest.raises(OptionError, match="edges were not tested by zero ablation"):
+        check.controls_as_good("zero", "edges")
+    with pytest.raises(OptionError, match="a circuit is of one class"):
+        expcam.read_circuit(micro.between(1, 0), all_kept)

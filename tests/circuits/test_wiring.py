@@ -48,8 +48,13 @@ class Twice(Mixes):
 
 
 class Ensemble(Mixes):
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = nn.Linear(4, 2)
+
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.fc(self.conv(x).mean((2, 3))) + x[:, :2].mean((2, 3))
+        pooled = self.conv(x).mean((2, 3))
+        logits: Tensor = self.fc(pooled) + self.second(pooled)
         return logits
 
 
@@ -84,6 +89,48 @@ def test_what_is_not_understood_is_named(kind: type[nn.Module], message: str) ->
     with pytest.raises(WiringError, match=message) as caught:
         wiring_of(kind().eval(), 4)
     assert "\n" not in str(caught.value)
+
+
+class Spread(blocks.SqueezeAndExcitation):
+    """The gate is spread over the map before the product, and written first."""
+
+    def block(self, a: Tensor) -> Tensor:
+        gate = torch.sigmoid(self.squeeze(a.mean((2, 3), keepdim=True)))
+        return gate.expand_as(a) * a
+
+
+class Dynamic(Mixes):
+    """The image makes the weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.conv.weight * x.mean()
+        logits: Tensor = self.fc(torch.nn.functional.conv2d(x, weight).mean((2, 3)))
+        return logits
+
+
+class FramedInWhite(Mixes):
+    def forward(self, x: Tensor) -> Tensor:
+        framed = torch.nn.functional.pad(self.conv(x), (1, 1, 1, 1), value=1.0)
+        logits: Tensor = self.fc(framed.mean((2, 3)))
+        return logits
+
+
+class WithoutTheFirst(Mixes):
+    """The class at index 0 is the layer's second channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.conv(x).mean((2, 3)))[:, 1:]
+        return logits
+
+
+def test_a_gate_that_was_spread_is_a_gate_still() -> None:
+    assert list(wiring_of(Spread([[0.0] * 3, [1.0] * 3]).eval()).sites) == ["first", "classes"]
+
+
+@pytest.mark.parametrize("kind", [Dynamic, FramedInWhite, WithoutTheFirst])
+def test_what_would_be_followed_wrongly_is_refused(kind: type[nn.Module]) -> None:
+    with pytest.raises(WiringError):
+        wiring_of(kind().eval(), 4)
 
 
 def test_a_gate_may_be_anything() -> None:

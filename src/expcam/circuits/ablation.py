@@ -21,38 +21,48 @@ class Ablation:
 
     Args:
         axis: The dimension of the channels.
-        like: The activation on one image, its first dimension that of the batch, or of the
-            windows of the batch.
+        batch: That of the batch; of windows or heads, which lie side by side in it, too.
+        like: What stands in place of a channel, on one image; or of one position.
 
     Attributes:
         keep: 1 for a channel that passes, 0 for one that is replaced: ``(channels,)``, or
             ``(batch, channels)`` for a choice per image.
-        replacement: What stands in its place; like ``like``, or of one position.
-        seen: The latest activation, before any replacement.
+        replacement: What stands in its place.
+        watching: Whether the next activation is remembered, for `last`.
     """
 
-    def __init__(self, axis: int, like: Tensor) -> None:
-        self.axis = axis
+    def __init__(self, axis: int, batch: int, like: Tensor) -> None:
+        self.axis, self.batch = axis, batch
         self.keep = torch.ones(like.shape[axis], device=like.device)
-        self.replacement = torch.zeros_like(like)
-        self.seen = like.detach()
+        self.replacement = like
+        self.watching = False
+        self._seen: Tensor | None = None
+
+    def last(self) -> Tensor:
+        """The activation that was remembered, before any replacement; it is then forgotten."""
+        assert self._seen is not None
+        seen, self._seen = self._seen, None
+        return seen
 
     def __call__(self, activation: Tensor) -> Tensor:
         """Replace what is not kept."""
-        self.seen = activation.detach()
-        count = self.replacement.shape[self.axis]
-        # Windows, or heads, of an image lie side by side in the batch.
-        images = activation.shape[0] // self.replacement.shape[0]
+        if self.watching:
+            self._seen, self.watching = activation.detach(), False
+        size = activation.shape[self.batch]
+        images = size // self.replacement.shape[self.batch]
         keep = self.keep.expand(images, -1) if self.keep.ndim == 1 else self.keep
-        if self.axis == 0:
-            keep = keep.reshape(-1, *[1] * (activation.ndim - 1))
+        shape = [1] * activation.ndim
+        if self.axis == self.batch:
+            shape[self.axis] = size
         else:
-            keep = keep.repeat_interleave(activation.shape[0] // images, 0)
-            shape = [1] * activation.ndim
-            shape[0], shape[self.axis] = len(keep), count
-            keep = keep.view(shape)
-        replacement = self.replacement.repeat(images, *[1] * (activation.ndim - 1))
-        return activation * keep + replacement * (1 - keep)
+            keep = keep.repeat_interleave(size // len(keep), 0)
+            if self.axis < self.batch:
+                keep = keep.T
+            shape[self.batch], shape[self.axis] = size, activation.shape[self.axis]
+        keep = keep.reshape(shape)
+        repeats = [1] * activation.ndim
+        repeats[self.batch] = images
+        return activation * keep + self.replacement.repeat(repeats) * (1 - keep)
 
 
 class Ablated(nn.Module):
@@ -76,16 +86,24 @@ class Ablated(nn.Module):
         return Runner(wiring.program, replaced)(self.module, x)
 
 
-def ablated(module: nn.Module, recording: Recording) -> Ablated:
-    """A module with an ablation behind each layer that was recorded, but that of the classes."""
-    return Ablated(
-        module,
-        {
-            name: Ablation(layer.axis, recording.activations[name].detach())
-            for name, layer in recording.layers.items()
-            if name != recording.output_layer
-        },
-    )
+def ablated(module: nn.Module, recording: Recording, *, one_position: bool = False) -> Ablated:
+    """A module with an ablation behind each layer that was recorded, but that of the classes.
+
+    With ``one_position`` a channel is replaced by the same number everywhere, and images may be
+    of any size.
+    """
+    ablations = {}
+    for name, layer in recording.layers.items():
+        if name == recording.output_layer:
+            continue
+        shape = recording.wiring.sites[name].activation.meta["val"].shape
+        batch = next((d for d, side in enumerate(shape) if not isinstance(side, int)), 0)
+        sides = layer.shape
+        if one_position:
+            sides = torch.Size(s if d == layer.axis else 1 for d, s in enumerate(layer.shape))
+        like = recording.image.new_zeros(sides)
+        ablations[name] = Ablation(layer.axis, batch, like)
+    return Ablated(module, ablations)
 
 
 @contextmanager
@@ -114,7 +132,7 @@ def ablate(
     x = classifier.prepare(np.zeros((256, 256, 3), np.uint8)).input
     with frozen(classifier.module) as module:
         with torch.no_grad():
-            copy = ablated(module, record(module, x[None]))
+            copy = ablated(module, record(module, x[None]), one_position=True)
         for layer, channel in nodes:
             if layer not in copy.ablations:
                 raise OptionError(

@@ -38,15 +38,23 @@ def edge_wiring(module: nn.Module, x: Tensor) -> Wiring:
     """The wiring of a classifier whose edges can be cut.
 
     Raises:
-        WiringError: It has attention: there an input channel is a sum of everything that was
-            written to the stream before, and no edge is one weight.
+        WiringError: It has attention, or norms over channels: there an input channel is a sum
+            of many sources, and no edge is one weight.
     """
     wiring = wire(capture(module, x))
-    if any(step.kind in (Kind.ATTENTION, Kind.PROJECTION) for step in wiring.steps.values()):
+    mixing = (Kind.ATTENTION, Kind.PROJECTION, Kind.NORM)
+    if any(step.kind in mixing and not _alone(wiring, n) for n, step in wiring.steps.items()):
         raise WiringError(
-            "edges of a classifier with attention cannot be ablated one by one; ablate nodes"
+            "edges of a classifier with attention, or with layer or group norms, cannot be "
+            "ablated one by one; ablate nodes"
         )
     return wiring
+
+
+def _alone(wiring: Wiring, n: fx.Node) -> bool:
+    """Whether a norm is of one layer's own channels: its weights are in front of it."""
+    step = wiring.steps[n]
+    return step.kind is Kind.NORM and step.owner is not None
 
 
 def weights(wiring: Wiring, module: nn.Module, x: Tensor) -> dict[str, tuple[str, Tensor]]:
@@ -59,6 +67,19 @@ def weights(wiring: Wiring, module: nn.Module, x: Tensor) -> dict[str, tuple[str
             raise WiringError(f"the weights of `{name}` are made anew in every run")
         found[name] = (node.name, arguments[node.name])
     return found
+
+
+def edge_shapes(wiring: Wiring, module: nn.Module, x: Tensor) -> dict[str, torch.Size]:
+    """For each layer how many targets its weight has, and how many inputs."""
+    return {
+        name: torch.Size(reversed(weight.shape)) if _turned(wiring, name) else weight.shape[:2]
+        for name, (_, weight) in weights(wiring, module, x).items()
+    }
+
+
+def _turned(wiring: Wiring, name: str) -> bool:
+    """Whether a layer is a product ``x @ W``, its weight ``(inputs, targets)``."""
+    return operation(wiring.sites[name].node) in ("matmul", "mm")
 
 
 def inputs_of(wiring: Wiring, module: nn.Module, x: Tensor) -> Inputs:

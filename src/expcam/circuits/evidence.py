@@ -58,35 +58,40 @@ def activation_map(
     Raises:
         OptionError: No such layer or channel, or it has no map.
     """
-    (found,) = activation_maps(classifier, image, [node])
-    return found
-
-
-def activation_maps(
-    classifier: Classifier, image: ImageSource | Tensor, nodes: Sequence[Node]
-) -> list[npt.NDArray[np.float32]]:
-    """The maps of several channels, from one pass; see `activation_map`."""
     x = classifier.prepare(image).input
     with frozen(classifier.module) as module, torch.no_grad():
-        recording = record(module, x[None])
-        planes = [_plane(recording, node)[None, None].float() for node in nodes]
-    fine = [F.interpolate(plane, x.shape[1:], mode="bilinear")[0, 0] for plane in planes]
-    return [each.cpu().numpy() for each in fine]
+        return _upsampled(_plane_or_error(record(module, x[None]), node), x)
 
 
-def most_relevant(circuit: Circuit, count: int = 8) -> list[Node]:
-    """The most relevant channel of each of a circuit's last layers.
+def circuit_maps(
+    classifier: Classifier, image: ImageSource | Tensor, circuit: Circuit, *, count: int = 8
+) -> list[tuple[Node, npt.NDArray[np.float32]]]:
+    """The most relevant channel of each of a circuit's last layers, and where it fires.
 
     Args:
-        circuit: Any.
-        count: How many layers at most; the last, which has the classes, is none of them.
+        classifier: It is left as it was found.
+        image: As for `activation_map`.
+        circuit: One of this classifier.
+        count: How many layers at most; those whose channels have no map are passed over.
 
     Returns:
-        In order of execution.
+        Channels and their maps (see `activation_map`), in order of execution.
+
+    Raises:
+        OptionError: The circuit is not of this classifier.
     """
     nodes = circuit.nodes[circuit.nodes["kind"] == "channel"]
     best = nodes.loc[nodes.groupby("layer")["relevance"].idxmax()].sort_values("depth")
-    return list(zip(best["layer"], best["channel"].astype(int), strict=True))[-count:]
+    candidates = list(zip(best["layer"], best["channel"].astype(int), strict=True))
+    x = classifier.prepare(image).input
+    found: list[tuple[Node, npt.NDArray[np.float32]]] = []
+    with frozen(classifier.module) as module, torch.no_grad():
+        recording = record(module, x[None])
+        for node in reversed(candidates):
+            plane = _plane(recording, node)
+            if plane is not None and len(found) < count:
+                found.append((node, _upsampled(plane, x)))
+    return found[::-1]
 
 
 def top_crops(
@@ -123,7 +128,7 @@ def top_crops(
             prepared = classifier.prepare(image)
             x = prepared.input[None].detach().requires_grad_()
             with torch.enable_grad():
-                plane = _plane(record(module, x), node)
+                plane = _plane_or_error(record(module, x), node)
                 strongest = plane.flatten()[plane.argmax()]
                 (gradient,) = torch.autograd.grad(strongest, x)
             box = _box(gradient[0].abs().sum(0))
@@ -141,8 +146,21 @@ def top_crops(
     return sorted(found, key=lambda crop: -crop.activation)[:count]
 
 
-def _plane(recording: Recording, node: Node) -> Tensor:
-    """A channel's activation over the image, ``(h, w)``."""
+def _upsampled(plane: Tensor, x: Tensor) -> npt.NDArray[np.float32]:
+    fine = F.interpolate(plane[None, None].float(), x.shape[1:], mode="bilinear")
+    found: npt.NDArray[np.float32] = fine[0, 0].cpu().numpy()
+    return found
+
+
+def _plane_or_error(recording: Recording, node: Node) -> Tensor:
+    plane = _plane(recording, node)
+    if plane is None:
+        raise OptionError(f"channel {node[1]} of layer `{node[0]}` has no map over the image")
+    return plane
+
+
+def _plane(recording: Recording, node: Node) -> Tensor | None:
+    """A channel's activation over the image, ``(h, w)``; None where it has no such map."""
     name, channel = node
     layer = recording.layers.get(name)
     if layer is None:
@@ -162,7 +180,7 @@ def _plane(recording: Recording, node: Node) -> Tensor:
     # Class tokens come first.
     if side > 1 and 0 <= len(tokens) - side * side <= 1 and row.ndim == 2 and len(row) == 1:
         return tokens[len(tokens) - side * side :].view(side, side)
-    raise OptionError(f"channel {channel} of layer `{name}` has no map over the image")
+    return None
 
 
 def _box(strength: Tensor) -> tuple[int, int, int, int]:

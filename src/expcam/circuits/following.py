@@ -89,7 +89,8 @@ class _Follower:
     def _own(self, name: str, shape: torch.Size, axis: int) -> Tracked:
         """A layer's own channels, of which the active ones are followed."""
         found = self.active.get(name)
-        flows = [] if found is None else [fl.whole(name, found.rows, found.channels)]
+        active = found is not None and len(found.channels)
+        flows = [fl.whole(name, found.rows, found.channels)] if found and active else []
         return tracked(flows, shape, axis)
 
     def _heads(self, n: fx.Node, step: Step, layer: Layer) -> Tracked:

@@ -1,7 +1,8 @@
 """Files that hold a circuit, and the schema that all of them share.
 
 JSON is the format of record. GraphML and GEXF are for Gephi, yEd or Cytoscape, a folder of CSV
-tables for everything else. Each can be read again, and each holds the same.
+tables for everything else. Each can be read again; all hold the
+schema's attributes, JSON any others too.
 """
 
 import json

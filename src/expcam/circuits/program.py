@@ -47,12 +47,14 @@ class Program:
     def arguments(self, module: nn.Module, x: Tensor) -> list[Any]:
         """What the graph takes: the module's present weights and the image ``x``."""
         module = getattr(module, "_orig_mod", module)
-        own: dict[str, Any] = dict(module.named_parameters(remove_duplicate=False))
+        own: dict[str, Any] = dict(self.constants)
+        own |= dict(module.named_parameters(remove_duplicate=False))
         own |= dict(module.named_buffers(remove_duplicate=False))
-        own |= self.constants
         return [x if name is None else own[name] for name in self.inputs.values()]
 
 
+MOST_PROGRAMS = 4
+"""So many sizes of images, or states of a module, are remembered."""
 _programs: WeakKeyDictionary[nn.Module, dict[Any, Program]] = WeakKeyDictionary()
 
 
@@ -73,15 +75,30 @@ def capture(module: nn.Module, x: Tensor) -> Program:
     key = (x.shape[1:], x.dtype, x.device, _fingerprint(module))
     found = _programs.setdefault(module, {})
     if key not in found:
-        found.clear()
+        while len(found) >= MOST_PROGRAMS:
+            del found[next(iter(found))]
         found[key] = _exported(module, x)
     return found[key]
 
 
 def _fingerprint(module: nn.Module) -> int:
-    kinds = tuple((name, type(each)) for name, each in module.named_modules())
-    shapes = tuple((name, each.shape) for name, each in module.named_parameters())
-    return hash((kinds, shapes))
+    """Of all that the graph may depend on: kinds of modules, their options, shapes of weights."""
+    kinds = [
+        (name, type(each), len(each._forward_hooks), len(each._forward_pre_hooks), _options(each))
+        for name, each in module.named_modules()
+    ]
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    shapes = [(name, each.shape, each.dtype) for name, each in tensors]
+    return hash((tuple(kinds), tuple(shapes)))
+
+
+def _options(module: nn.Module) -> tuple[tuple[str, object], ...]:
+    plain = (bool, int, float, str, tuple, type(None))
+    return tuple(
+        (name, repr(value))
+        for name, value in vars(module).items()
+        if isinstance(value, plain) and name != "training"
+    )
 
 
 def _exported(module: nn.Module, x: Tensor) -> Program:
@@ -107,11 +124,31 @@ def _exported(module: nn.Module, x: Tensor) -> Program:
         exported.graph, next(n for n in exported.graph.nodes if n.name in signature.user_inputs)
     )
     placeholders = [n.name for n in exported.graph.nodes if n.op == "placeholder"]
-    return Program(
+    program = Program(
         module=exported.graph_module,
         inputs={name: names.get(name) for name in placeholders},
         constants={k: v for k, v in exported.constants.items() if isinstance(v, Tensor)},
     )
+    if isinstance(program.image.meta["val"].shape[0], int):
+        raise WiringError("the classifier cannot be traced for batches of any size")
+    _check_faithful(program, module, x)
+    return program
+
+
+@torch.no_grad()
+def _check_faithful(program: Program, module: nn.Module, x: Tensor) -> None:
+    """Raise `WiringError` when a program does not do what its module does."""
+    # Random pixels, so that nothing holds by chance; the caller's random numbers stay.
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, *x.shape[1:], generator=generator).to(x)
+    expected = module(image)
+    try:
+        found = Runner(program)(module, image)
+        same = torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    except Exception as error:  # whatever the operations raise
+        raise WiringError(f"what was traced of the classifier cannot be run: {error}") from error
+    if not same:
+        raise WiringError("what was traced of the classifier gives other logits than it does")
 
 
 def operation(n: fx.Node) -> str:

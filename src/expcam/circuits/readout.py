@@ -14,6 +14,7 @@ from expcam.circuits.following import follow
 from expcam.circuits.formats import Node
 from expcam.circuits.measuring import Selection, measure
 from expcam.circuits.modules import read_modules
+from expcam.circuits.names import EDGE_SCORE, GRANULARITIES, NODE_SCORE, TOP_K
 from expcam.circuits.reading import Contribution
 from expcam.circuits.scores import (
     EDGE_SCORES,
@@ -29,9 +30,6 @@ from expcam.errors import ExpcamWarning, OptionError, WiringError
 from expcam.explain.explanation import Explanation
 
 COVERAGE = 0.9
-TOP_K = 16
-NODE_SCORE, EDGE_SCORE = "relevance", "weight×activation"
-GRANULARITIES = ("layers", "blocks")
 
 
 def read_circuit(
@@ -76,8 +74,11 @@ def read_circuit(
         ClassifierError: Not even that can be done.
         OptionError: An option out of range.
     """
-    check_selection(coverage, top_k, nodes, edges, granularity)
-    nodes, edges = score_name(nodes, NODE_SCORES, "node"), score_name(edges, EDGE_SCORES, "edge")
+    if classifier.compares:
+        raise OptionError(
+            "a circuit is of one class: give the classifier itself, not one `between` two classes"
+        )
+    nodes, edges = check_selection(coverage, top_k, nodes, edges, granularity)
     e = shown(classifier, explanation, whole_image=whole_image)[None]
     label = explanation.label
     graph: nx.DiGraph[Node] = nx.DiGraph(
@@ -85,6 +86,7 @@ def read_circuit(
         label=label,
         label_name=explanation.label_name,
         source=explanation.source,
+        contrast=explanation.contrast,
         coverage=coverage,
         top_k=top_k,
         nodes=nodes,
@@ -147,18 +149,19 @@ def check_readable(classifier: Classifier, x: Tensor) -> None:
             read_modules(module, x[None], 0, first)
 
 
-def check_selection(coverage: float, top_k: int, nodes: str, edges: str, granularity: str) -> None:
-    """Raise `OptionError` when an option of `read_circuit` is out of range."""
+def check_selection(
+    coverage: float, top_k: int, nodes: str, edges: str, granularity: str
+) -> tuple[str, str]:
+    """The full names of both scores; `OptionError` when an option of `read_circuit` is none."""
     if not 0 < coverage <= 1:
         raise OptionError(f"coverage {coverage} is out of range: above 0, at most 1")
     if top_k < 1:
         raise OptionError(f"top-k {top_k} is out of range: at least 1")
-    score_name(nodes, NODE_SCORES, "node")
-    score_name(edges, EDGE_SCORES, "edge")
     if granularity not in GRANULARITIES:
         raise OptionError(
             f"unknown granularity `{granularity}`; there are: {', '.join(GRANULARITIES)}"
         )
+    return score_name(nodes, NODE_SCORES, "node"), score_name(edges, EDGE_SCORES, "edge")
 
 
 def select(relevance: Tensor, coverage: float, top_k: int) -> Tensor:
@@ -167,7 +170,7 @@ def select(relevance: Tensor, coverage: float, top_k: int) -> Tensor:
     The fewest channels that hold a share ``coverage`` of the summed relevance ``(channels,)``,
     at most ``top_k``; none where nothing is relevant.
     """
-    ranked, order = relevance.double().sort(descending=True, stable=True)
+    ranked, order = relevance.cpu().double().sort(descending=True, stable=True)
     total = ranked.sum()
     if total == 0:
         return order[:0]

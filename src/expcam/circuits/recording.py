@@ -183,7 +183,8 @@ def norm_scale(n: fx.Node, kept: Kept) -> Tensor:
         scale: Tensor = (variance + epsilon).rsqrt()
     else:
         assert kept.frozen is not None
-        weight = rest[1] if operation(n) == "group_norm" else rest[0]
+        place = 1 if operation(n) == "group_norm" else 0
+        weight = rest[place] if len(rest) > place else None
         scale = kept.frozen.repeat_interleave(kept.shapes[0][1] // len(kept.frozen))
     return scale if weight is None else scale * weight
 
@@ -229,7 +230,7 @@ def _norm(n: fx.Node, args: tuple[Any, ...], _: Tensor) -> Tensor:
     groups = args[1] if operation(n) == "group_norm" else x.shape[1]
     place = 4 if operation(n) == "group_norm" else 7
     epsilon = args[place] if len(args) > place else 1e-5
-    return (x.view(groups, -1).var(1, correction=0) + epsilon).rsqrt()  # type: ignore[no-any-return]
+    return (x.reshape(groups, -1).var(1, correction=0) + epsilon).rsqrt()  # type: ignore[no-any-return]
 
 
 def _factor(n: fx.Node, args: tuple[Any, ...], passing: fx.Node, result: Tensor) -> Tensor:

@@ -13,10 +13,10 @@ from expcam.circuits.edge_ablation import (
     Inputs,
     averaged,
     edge_scores,
+    edge_shapes,
     edge_wiring,
     edges_of,
     inputs_of,
-    weights,
     with_edges,
 )
 from expcam.circuits.measuring import Measured, measure
@@ -89,7 +89,12 @@ class Nodes:
 
     def chosen(self, circuit: Circuit) -> dict[str, Tensor]:
         """A circuit's channels."""
-        kept = {name: torch.zeros(count, dtype=torch.bool) for name, count in self.counts.items()}
+        # Between blocks the layers are not looked at, so that they stay whole.
+        blocks = circuit.graph.graph["granularity"] == "blocks"
+        kept = {
+            name: torch.full((count,), blocks and name not in circuit.layers)
+            for name, count in self.counts.items()
+        }
         for (layer, channel), data in circuit.graph.nodes(data=True):
             if data["kind"] != "channel":
                 continue
@@ -105,9 +110,11 @@ class Nodes:
         ablations = self._ablated.ablations
         sums = {name: torch.zeros_like(each.replacement) for name, each in ablations.items()}
         for x in images:
+            for each in ablations.values():
+                each.watching = True
             self._classifier.logits(x[None])
             for name, each in ablations.items():
-                seen = each.seen
+                seen = each.last()
                 if ablation == "mean":
                     axes = [d for d in range(seen.ndim) if d != each.axis]
                     seen = seen.mean(axes, keepdim=True).expand_as(seen)
@@ -135,9 +142,7 @@ class Edges:
     def __init__(self, classifier: Classifier, module: nn.Module, x: Tensor, label: int) -> None:
         self._module, self._x, self._label = module, x, label
         self._wiring: Wiring = edge_wiring(module, x[None])
-        self._shapes = {
-            name: weight.shape[:2] for name, (_, weight) in weights(self._wiring, module, x).items()
-        }
+        self._shapes = edge_shapes(self._wiring, module, x)
         with torch.no_grad():
             self._own = inputs_of(self._wiring, module, x[None])
         self.whole = self._own.logits[0]
@@ -149,6 +154,8 @@ class Edges:
 
     def chosen(self, circuit: Circuit) -> dict[str, Tensor]:
         """The weights that a circuit's edges are."""
+        if circuit.graph.graph["granularity"] != "layers":
+            raise OptionError("edges between blocks are many weights; test them of layers")
         return edges_of(self._module, self._x, circuit, self._shapes)
 
     @torch.no_grad()

@@ -11,6 +11,7 @@ from expcam.circuits.choosing import Choice, choices, matched
 from expcam.circuits.circuit import Circuit
 from expcam.circuits.formats import Node
 from expcam.circuits.readout import shown
+from expcam.circuits.scores import EDGE_SCORES, NODE_SCORES, score_name
 from expcam.circuits.subjects import RANDOMISED, SUBJECTS, Nodes, Subject, randomised
 from expcam.classifier.frozen import frozen
 from expcam.classifier.images import ImageSource
@@ -43,11 +44,13 @@ class CircuitCheck:
         circuit: The same columns for the circuit's own parts, and for as many random ones in
             each layer.
         ours: By parts the score that the circuit was read with.
+        holds: Whether the whole model gives the label on all images.
     """
 
     curves: pd.DataFrame
     circuit: pd.DataFrame
     ours: Mapping[str, str]
+    holds: bool
 
     def summary(self) -> pd.DataFrame:
         """One row per parts, ablation and method.
@@ -82,7 +85,10 @@ class CircuitCheck:
 
     def controls_as_good(self, ablation: str, parts: str = "nodes") -> list[str]:
         """Methods whose curve lies at least as near to 1 as that of the circuit's own score."""
-        distance = self.summary()["distance"].loc[parts, ablation]
+        distances = self.summary()["distance"]
+        if (parts, ablation) not in distances.index.droplevel("method"):
+            raise OptionError(f"{parts} were not tested by {ablation} ablation")
+        distance = distances.loc[parts, ablation]
         ours = self.ours[parts]
         return [
             name for name in distance.index if name != ours and not distance[name] > distance[ours]
@@ -129,11 +135,15 @@ def verify_circuit(
             are asked for.
     """
     _check(circuit, images, reference, ablations, parts, sizes, draws)
-    label = int(circuit.graph.graph["label"])
+    label, rival = _class_of(circuit)
+    holds = True
     rng = torch.Generator().manual_seed(seed)
     curves: list[dict[str, object]] = []
     own: list[dict[str, object]] = []
-    ours = {"nodes": circuit.graph.graph["nodes"], "edges": circuit.graph.graph["edges"]}
+    ours = {
+        "nodes": score_name(circuit.graph.graph["nodes"], NODE_SCORES, "node"),
+        "edges": score_name(circuit.graph.graph["edges"], EDGE_SCORES, "edge"),
+    }
     with frozen(classifier.module) as module:
         others = [classifier.prepare(each).input for each in reference]
         shuffled = randomised(module, rng)
@@ -141,6 +151,7 @@ def verify_circuit(
             x = _shown(classifier, image)
             for kind in parts:
                 subject = SUBJECTS[kind](classifier, module, x, label)
+                holds = holds and bool(_kept(subject.whole[None], label, rival))
                 chosen = subject.chosen(circuit)
                 scores = {
                     **subject.scores(module),
@@ -151,16 +162,20 @@ def verify_circuit(
                 for ablation in ablations:
                     subject.prepare(ablation, others, rng)
                     facts = {"image": place, "parts": kind, "ablation": ablation}
-                    curves += [facts | row for row in _figures(subject, tested, label)]
-                    own += [facts | row for row in _figures(subject, beside, label)]
+                    curves += [facts | row for row in _figures(subject, tested, label, rival)]
+                    own += [facts | row for row in _figures(subject, beside, label, rival)]
             progress("ablation", place + 1, len(images))
-    return CircuitCheck(curves=pd.DataFrame(curves), circuit=pd.DataFrame(own), ours=ours)
+    return CircuitCheck(
+        curves=pd.DataFrame(curves), circuit=pd.DataFrame(own), ours=ours, holds=holds
+    )
 
 
 def necessary_channels(
     classifier: Classifier, circuit: Circuit, image: Explanation | ImageSource | Tensor
-) -> list[Node]:
+) -> list[Node] | None:
     """The channels of a circuit whose ablation alone, by zero, loses the label.
+
+    None where the label does not hold with nothing ablated.
 
     Args:
         classifier: The classifier; it is left as it was found.
@@ -170,7 +185,7 @@ def necessary_channels(
     Raises:
         OptionError: The circuit is not of this classifier.
     """
-    label = int(circuit.graph.graph["label"])
+    label, rival = _class_of(circuit)
     with frozen(classifier.module) as module:
         subject = Nodes(classifier, module, _shown(classifier, image), label)
         subject.chosen(circuit)
@@ -180,11 +195,28 @@ def necessary_channels(
             keep = {name: torch.ones(n, dtype=torch.bool) for name, n in subject.counts.items()}
             keep[layer][channel] = False
             keeps.append(keep)
-        predicted = subject.logits(keeps).argmax(1).tolist() if keeps else []
-    return [node for node, found in zip(nodes, predicted, strict=True) if found != label]
+        if not _kept(subject.whole[None], label, rival):
+            return None
+        kept = _kept(subject.logits(keeps), label, rival).tolist() if keeps else []
+    return [node for node, held in zip(nodes, kept, strict=True) if not held]
 
 
-def _figures(subject: Subject, tested: Sequence[Choice], label: int) -> list[dict[str, object]]:
+def _class_of(circuit: Circuit) -> tuple[int, int | None]:
+    """A circuit's class, and the only one that it was compared to, if any."""
+    facts = circuit.graph.graph
+    return int(facts["label"]), facts.get("contrast")
+
+
+def _kept(logits: Tensor, label: int, rival: int | None) -> Tensor:
+    """Whether each row of logits says the label; for a contrast, before the rival."""
+    if rival is not None:
+        return logits[:, label] > logits[:, rival]
+    return logits.argmax(1) == label
+
+
+def _figures(
+    subject: Subject, tested: Sequence[Choice], label: int, rival: int | None
+) -> list[dict[str, object]]:
     """The figures of each choice."""
     nothing = {name: torch.zeros_like(keep) for name, keep in tested[0].keep.items()}
     logits = subject.logits(
@@ -201,7 +233,7 @@ def _figures(subject: Subject, tested: Sequence[Choice], label: int) -> list[dic
             "size": choice.size,
             "faithfulness": (float(on[label]) - none) / span,
             "completeness": (float(off[label]) - none) / span,
-            "label_kept": int(on.argmax()) == label,
+            "label_kept": bool(_kept(on[None], label, rival)),
             "logit_ratio": float(on[label]) / full if full else float("nan"),
         }
         for choice, on, off in zip(tested, logits[1 : count + 1], logits[count + 1 :], strict=True)

@@ -37,6 +37,11 @@ REINDEXING = VIEWS - SAME | {
     ),
     *("repeat_interleave", "pixel_shuffle", "pixel_unshuffle", "upsample_nearest2d", "getitem"),
 }
+SELECTING = {
+    *("slice", "select", "narrow", "chunk", "split", "split_with_sizes", "tensor_split", "unbind"),
+    *("getitem", "index", "index_select", "roll", "flip", "channel_shuffle"),
+}
+SPREADING = {"expand", "expand_as", "repeat", "unsqueeze", "view", "reshape", "upsample_nearest2d"}
 AVERAGING = {
     *("avg_pool2d", "adaptive_avg_pool2d", "mean", "sum", "upsample_bilinear2d"),
 }
@@ -71,6 +76,21 @@ class Kind(Enum):
     """Multiplies by something that the image makes too."""
 
 
+SIMPLE = {
+    **dict.fromkeys(ELEMENTWISE, Kind.GATE),
+    **dict.fromkeys(SAME, Kind.SAME),
+    **dict.fromkeys(REINDEXING, Kind.REINDEX),
+    **dict.fromkeys(AVERAGING, Kind.AVERAGE),
+    **dict.fromkeys(NORMALISING, Kind.NORM),
+    **dict.fromkeys(JOINING, Kind.JOIN),
+    **dict.fromkeys(("mul", "div", "neg"), Kind.SCALE),
+    **dict.fromkeys(("add", "sub"), Kind.SUM),
+    "batch_norm": Kind.BATCH_NORM,
+    "max_pool2d": Kind.MAX_POOL,
+}
+"""What an operation does, where its name tells."""
+
+
 @dataclass(frozen=True)
 class Step:
     """An operation that channels are followed through.
@@ -95,6 +115,7 @@ class Site:
         activation: The one that gives its activation: behind the batch norm and the nonlinearity
             that follow it, before any sum, concatenation or pooling.
         norms: The batch norms between the two, before the nonlinearity.
+        rectified: Whether there was a nonlinearity already.
     """
 
     node: fx.Node
@@ -153,6 +174,8 @@ class _Wirer:
         output = self.program.output
         if output in self.opaque:
             raise not_understood(self.opaque[output])
+        if output not in self.steps:
+            raise WiringError("the logits do not depend on the image in a way that can be followed")
         owners = {self.steps[n].owner for n in self._back(output)}
         owner = next(iter(owners)) if len(owners) == 1 else None
         if owner is None:
@@ -180,6 +203,8 @@ class _Wirer:
         while todo:
             n = todo.pop()
             step = self.steps[n]
+            if step.kind is Kind.REINDEX and operation(n) in SELECTING:
+                raise WiringError("the logits are a part of a layer's channels, or out of order")
             if step.owner is None and step.kind in (
                 *(Kind.SAME, Kind.REINDEX, Kind.AVERAGE, Kind.MAX_POOL, Kind.GATE),
                 *(Kind.SUM, Kind.JOIN, Kind.BATCH_NORM, Kind.PRODUCT, Kind.SCALE),
@@ -211,29 +236,27 @@ class _Wirer:
             self._pass(n, kind, tuple(images))
 
     def _kind(self, n: fx.Node, name: str) -> Kind | None:
-        simple = {
-            **dict.fromkeys(ELEMENTWISE, Kind.GATE),
-            **dict.fromkeys(SAME, Kind.SAME),
-            **dict.fromkeys(REINDEXING, Kind.REINDEX),
-            **dict.fromkeys(AVERAGING, Kind.AVERAGE),
-            **dict.fromkeys(NORMALISING, Kind.NORM),
-            **dict.fromkeys(JOINING, Kind.JOIN),
-            **dict.fromkeys(("mul", "div", "neg"), Kind.SCALE),
-            **dict.fromkeys(("add", "sub"), Kind.SUM),
-            "max_pool2d": Kind.MAX_POOL,
-        }
-        if name in simple:
-            constant_divided = name == "div" and n.args[0] not in self.depending
-            return None if constant_divided else simple[name]
-        if name == "batch_norm":
-            # Without running statistics its scale is the image's.
-            return Kind.BATCH_NORM if n.args[3] is not None and not n.args[5] else None
+        if self._unusual(n, name):
+            return None
         if name == "conv2d":
             return Kind.DEPTHWISE if _is_depthwise(n) else Kind.LAYER
         if name == "linear" or (name in ("matmul", "mm") and n.args[0] in self.depending):
             projects = _leads(n, lambda user: _attends(user, self.depending)) or self._writes(n)
             return Kind.PROJECTION if projects else Kind.LAYER
-        return None
+        return SIMPLE.get(name)
+
+    def _unusual(self, n: fx.Node, name: str) -> bool:
+        """Whether a known operation is used in a way that is not understood."""
+        if name in ("conv2d", "linear"):  # the image makes the weights, or the groups
+            dynamic = isinstance(_option(n, 6, "groups", 1), fx.Node)
+            return n.args[1] in self.depending or dynamic
+        if name == "batch_norm":  # without running statistics its scale is the image's
+            return n.args[3] is None or bool(n.args[5])
+        if name == "instance_norm":  # with running statistics it is a batch norm
+            return not n.args[5]
+        if name in ("pad", "constant_pad_nd"):
+            return bool(_option(n, 3 if name == "pad" else 2, "value", None))
+        return name == "div" and n.args[0] not in self.depending
 
     def _layer(self, n: fx.Node, kind: Kind, sources: tuple[fx.Node, ...]) -> None:
         name = self._name(n, kind)
@@ -269,9 +292,16 @@ class _Wirer:
 
     def _gated(self, n: fx.Node, images: list[fx.Node], name: str) -> None:
         """A product of two tensors of the image: the larger passes, the other is its gate."""
-        # On maps of one pixel both are as large; a gate is then what comes from a sigmoid.
+        # Before it is spread over the map, a gate is smaller. On maps of one pixel both are as
+        # large; a gate is then what comes from a sigmoid.
+        origins = {a: _before_spreading(a) for a in images}
         rank = {
-            a: (_size(a), operation(a) not in ("sigmoid", "hardsigmoid"), place)
+            a: (
+                a not in self.opaque,
+                _size(origins[a]),
+                operation(origins[a]) not in ("sigmoid", "hardsigmoid"),
+                place,
+            )
             for place, a in enumerate(images)
         }
         passing = max(images, key=lambda a: rank[a]) if name == "mul" else images[0]
@@ -342,14 +372,34 @@ def _leads(n: fx.Node, goal: Callable[[fx.Node], bool], beside: Collection[str] 
 
 
 def _groups(n: fx.Node) -> int:
-    given: Any = n.kwargs.get("groups", n.args[6] if len(n.args) > 6 else 1)
-    return int(given) if operation(n) == "conv2d" else 1
+    return int(_option(n, 6, "groups", 1)) if operation(n) == "conv2d" else 1
+
+
+def _option(n: fx.Node, place: int, name: str, default: Any) -> Any:
+    """An argument that may be given by its place, by its name or not at all."""
+    return n.kwargs.get(name, n.args[place] if len(n.args) > place else default)
 
 
 def _is_depthwise(n: fx.Node) -> bool:
     arguments: Any = n.args
     weight = arguments[1].meta["val"]
     return bool(_groups(n) == len(weight) > 1 and weight.shape[1] == 1)
+
+
+def _before_spreading(n: fx.Node) -> fx.Node:
+    """What a tensor was before its shape was matched to another's."""
+    spreading = (
+        "expand",
+        "expand_as",
+        "repeat",
+        "unsqueeze",
+        "view",
+        "reshape",
+        "upsample_nearest2d",
+    )
+    while n.op == "call_function" and operation(n) in spreading:
+        n = n.all_input_nodes[0]
+    return n
 
 
 def _size(n: fx.Node) -> int:

@@ -83,6 +83,11 @@ class Classifier:
         self._pair: tuple[int, int] | None = None
 
     @property
+    def compares(self) -> bool:
+        """Whether it has only two classes to choose from (see `between`)."""
+        return self._pair is not None
+
+    @property
     def device(self) -> torch.device:
         """Where the module's parameters are."""
         parameter = next(self.module.parameters(), None)

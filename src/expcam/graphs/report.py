@@ -113,12 +113,12 @@ def report_html(
         curves=curves,
         circuit_verdict=None if check is None else circuit_verdict(check),
         necessary=necessary,
-        edge_meaning=EDGE_MEANING[circuit.graph.graph["edges"]],
+        edge_meaning=EDGE_MEANING.get(circuit.graph.graph["edges"], "as its name says."),
         maps=[
             (
                 layer,
                 channel,
-                circuit.graph.nodes[layer, channel]["relevance"],
+                circuit.graph.nodes.get((layer, channel), {}).get("relevance", float("nan")),
                 data_uri(heatmap(explanation.photo, fires)),
             )
             for (layer, channel), fires in maps

@@ -6,6 +6,7 @@ import pandas as pd
 
 from expcam.circuits.choosing import CIRCUIT, RANDOM
 from expcam.circuits.verification import CircuitCheck
+from expcam.errors import OptionError
 from expcam.explain.explanation import Explanation
 from expcam.explain.objectives import OBJECTIVES
 
@@ -65,6 +66,8 @@ def circuit_verdict(check: CircuitCheck) -> str:
     """What ablating a circuit's channels by zero says of it, in a few sentences."""
     ours, random = _kept(check)
     kept = "holds" if ours["label_kept"] == 1 else "is lost"
+    if not check.holds:
+        kept = "does not hold, as it does not with all of them"
     name, good = check.ours["nodes"], check.controls_as_good("zero")
     if good:
         beside = (
@@ -98,6 +101,8 @@ def _kept(check: CircuitCheck) -> tuple["pd.Series[float]", "pd.Series[float]"]:
     """Mean figures of a circuit's own channels and of as many random ones."""
     own = check.circuit
     rows = own[(own["parts"] == "nodes") & (own["ablation"] == "zero")]
+    if rows.empty:
+        raise OptionError("the page needs a circuit whose nodes were tested by zero ablation")
     means = rows.groupby("method")[["faithfulness", "completeness", "size", "label_kept"]].mean()
     return means.loc[CIRCUIT], means.loc[RANDOM]
 
