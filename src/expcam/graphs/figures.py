@@ -1,4 +1,4 @@
-"""The circuit as an interactive plotly figure."""
+"""The circuit, and its test, as interactive plotly figures."""
 
 import numpy as np
 import plotly.graph_objects as go

@@ -6,8 +6,8 @@ import networkx as nx
 import pandas as pd
 
 from expcam.circuits.circuit import Circuit
+from expcam.circuits.formats import Node
 
-Key = tuple[str, int]
 SWEEPS = 3
 RANKS = (1, 3, 8)
 """Edges are drawn in tiers: the strongest input of each channel, the next two, the next five.
@@ -27,7 +27,7 @@ class Layout:
             (index into `RANKS`).
     """
 
-    positions: dict[Key, tuple[float, float]]
+    positions: dict[Node, tuple[float, float]]
     columns: list[str]
     edges: pd.DataFrame
 
@@ -35,10 +35,10 @@ class Layout:
 def lay_out(circuit: Circuit) -> Layout:
     """Layers from left to right; within a layer, channels near those that feed them most."""
     columns = circuit.layers
-    members: dict[str, list[Key]] = {layer: [] for layer in columns}
+    members: dict[str, list[Node]] = {layer: [] for layer in columns}
     for key in circuit.graph:
         members[key[0]].append(key)
-    height: dict[Key, float] = {}
+    height: dict[Node, float] = {}
     for keys in members.values():
         keys.sort(key=lambda key: -circuit.graph.nodes[key]["relevance"])
         _spread(keys, height)
@@ -54,14 +54,14 @@ def lay_out(circuit: Circuit) -> Layout:
     return Layout(positions, columns, _drawn_edges(circuit))
 
 
-def _spread(keys: list[Key], height: dict[Key, float]) -> None:
+def _spread(keys: list[Node], height: dict[Node, float]) -> None:
     """Stand the keys one below the other, centred, with gaps that shrink when there are many."""
     gap = min(0.25, 2 / max(1, len(keys) - 1))
     for place, key in enumerate(keys):
         height[key] = (len(keys) - 1) / 2 * gap - place * gap
 
 
-def _pull(graph: "nx.DiGraph[Key]", key: Key, height: dict[Key, float], forward: bool) -> float:
+def _pull(graph: "nx.DiGraph[Node]", key: Node, height: dict[Node, float], forward: bool) -> float:
     """Mean height of the neighbours on one side, weighted by score; its own without any."""
     edges = graph.pred[key] if forward else graph.succ[key]
     weights = [(height[other], data["score"]) for other, data in edges.items()]
