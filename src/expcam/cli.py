@@ -24,7 +24,7 @@ from expcam.circuits.names import (
 )
 from expcam.errors import ExpcamError, ExpcamWarning, OptionError
 from expcam.explain.baselines import BASELINES, DEFAULT_METHODS
-from expcam.explain.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
+from expcam.explain.objectives import DEFAULT_OBJECTIVE, DEFAULT_RECIPE, OBJECTIVES, RECIPE_NAMES
 from expcam.files import check_writable
 from expcam.graphs.exports import CSV_FILES, WRITERS, Finding, write_csv, writer_for
 
@@ -90,6 +90,14 @@ def circuit(
             help=f"What the smallest mask must do: {', '.join(OBJECTIVES)}.",
         ),
     ] = DEFAULT_OBJECTIVE,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help=f"The solver: {', '.join(RECIPE_NAMES)}; thorough finds smaller masks in twice "
+            "the time.",
+        ),
+    ] = DEFAULT_RECIPE,
     area: Annotated[
         float | None,
         typer.Option(metavar="SHARE", help="Find the best mask of this share of the pixels."),
@@ -149,7 +157,7 @@ def circuit(
     methods = [name for name in baselines.split(",") if name and name != "none"]
     if instances and (contrast is not None or area is not None or objective != DEFAULT_OBJECTIVE):
         raise OptionError("--instances goes with neither --contrast nor --objective nor --area")
-    asked = _Asked(target, contrast, objective, area, seed)
+    asked = _Asked(target, contrast, objective, recipe, area, seed)
     reading = _Reading(top_k, nodes, edges, granularity, verify)
     finding = _find(image, model, weights, device, asked, reading, methods, instances)
     write(out, finding)
@@ -182,6 +190,7 @@ class _Asked:
     target: str | None
     contrast: str | None
     objective: str
+    recipe: str
     area: float | None
     seed: int
 
@@ -220,13 +229,13 @@ def _find(
         from expcam.classifier.images import open_image
         from expcam.classifier.loading import load_classifier
         from expcam.explain.compare import check_methods, compare
-        from expcam.explain.recipes import DEFAULT_RECIPE, check_options
+        from expcam.explain.recipes import check_options
         from expcam.explain.run import explain_image, explain_instances
         from expcam.explain.solver import Task
 
         # Masked activations are full of denormal numbers, on which a CPU is slow.
         torch.set_flush_denormal(True)
-        check_options(DEFAULT_RECIPE, Task(asked.objective, asked.area, asked.seed))
+        check_options(asked.recipe, Task(asked.objective, asked.area, asked.seed))
         check_selection(COVERAGE, reading.top_k, reading.nodes, reading.edges, reading.granularity)
         check_methods(methods)
         open_image(image)
@@ -236,7 +245,12 @@ def _find(
     with _progress() as progress:
         if instances:
             first, *others = explain_instances(
-                classifier, image, target=asked.target, seed=asked.seed, progress=progress
+                classifier,
+                image,
+                target=asked.target,
+                recipe=asked.recipe,
+                seed=asked.seed,
+                progress=progress,
             )
         else:
             first = explain_image(classifier, image, **vars(asked), progress=progress)

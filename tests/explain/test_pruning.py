@@ -68,3 +68,18 @@ def test_the_count_is_what_the_classifier_was_shown(detector: expcam.Classifier)
         prune(red_square()[0] > 0, check)
         handle.remove()
     assert sum(shown) == problem.passes.forward - before
+
+
+def test_no_finer_grid_beyond_the_passes_allowed(detector: expcam.Classifier) -> None:
+    def pruned(most_passes: float) -> tuple[int, float]:
+        with frozen(detector.module):
+            problem = pose(detector, red_square(), None)
+            check = Check(problem, OBJECTIVES["robust"], bg.training_rng(0))
+            found = prune(torch.ones(32, 32, dtype=torch.bool), check, most_passes)
+        return found.cell, problem.passes.cost
+
+    # Blocks of 4, 2 and 1 pixels; the coarsest grid always has its turn.
+    free, capped = pruned(math.inf), pruned(0)
+    assert free[0] == 1
+    assert capped[0] == 4
+    assert capped[1] < free[1]

@@ -7,6 +7,8 @@ from torch import nn
 
 import expcam
 from expcam.errors import ClassifierError
+from expcam.explain.objectives import RECIPE_NAMES
+from expcam.explain.recipes import RECIPES
 from expcam.explain.solver import project
 from tests.helpers import red_square
 
@@ -77,3 +79,7 @@ def test_a_classifier_without_gradient_is_refused(detector: expcam.Classifier) -
     blind = expcam.Classifier(Blind(detector.module), detector.transform)
     with pytest.raises(ClassifierError, match="gradient"):
         expcam.explain_image(blind, red_square())
+
+
+def test_recipes_have_the_names_that_the_help_shows() -> None:
+    assert tuple(RECIPES) == RECIPE_NAMES

@@ -86,6 +86,11 @@ class Check:
             tried += size
         return worst
 
+    @property
+    def cost(self) -> float:
+        """Passes that were spent on the image so far, checks and all else."""
+        return self._problem.passes.cost
+
     def holds(self, mask: Tensor) -> bool:
         """Whether one mask ``(H, W)`` does what was asked, on all views."""
         return float(self.margins(mask[None])) > 0

@@ -8,6 +8,10 @@ PUBLISHED: Sequence[str] = ("zero", "normal", "uniform")
 EVALUATION: Sequence[str] = ("zero", "blur", *["normal"] * 3, *["uniform"] * 3)
 """The eight backgrounds on which a robust mask keeps the label."""
 
+DEFAULT_RECIPE, PUBLISHED_RECIPE = "constrained", "paper"
+RECIPE_NAMES = (DEFAULT_RECIPE, "thorough", "free", PUBLISHED_RECIPE)
+"""The solvers, for the command's help; see `expcam.explain.recipes.RECIPES`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:

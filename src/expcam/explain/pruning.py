@@ -29,17 +29,23 @@ class Pruned:
     cell: int
 
 
-def prune(mask: Tensor, check: Check) -> Pruned:
+ROUNDS = 2.5
+"""So many rounds of one forward pass per block a grid usually takes."""
+
+
+def prune(mask: Tensor, check: Check, most_passes: float = torch.inf) -> Pruned:
     """Drop pieces and blocks from a mask until each that is left is needed.
 
     Args:
         mask: Boolean ``(H, W)`` that passes the check.
         check: The property that must not be lost.
+        most_passes: No finer grid is begun that would take the image's passes beyond this.
     """
     side = 0
     for grid in GRIDS:
         finer = max(1, min(mask.shape) // grid)
-        if side and len(_blocks(mask, finer)) > MOST_CELLS:
+        blocks = len(_blocks(mask, finer)) if side else 0
+        if blocks > MOST_CELLS or (side and check.cost + ROUNDS * blocks / 3 > most_passes):
             break
         side = finer
         mask = _without_spares(mask, side, check)

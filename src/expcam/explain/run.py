@@ -15,10 +15,15 @@ from expcam.classifier.model import Classifier, Prepared
 from expcam.errors import OptionError, TargetError
 from expcam.explain.explanation import Explanation
 from expcam.explain.metrics import clopper_pearson, verify
-from expcam.explain.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
+from expcam.explain.objectives import (
+    DEFAULT_OBJECTIVE,
+    DEFAULT_RECIPE,
+    OBJECTIVES,
+    PUBLISHED_RECIPE,
+)
 from expcam.explain.problem import pose
 from expcam.explain.progress import Progress, silent
-from expcam.explain.recipes import DEFAULT_RECIPE, PUBLISHED_RECIPE, RECIPES, check_options
+from expcam.explain.recipes import RECIPES, check_options
 from expcam.explain.solver import Task
 
 LARGEST_INSTANCE = 0.5

@@ -100,6 +100,7 @@ class ConstrainedRecipe:
         largest_start: Area to start from where the first guess holds only when it is larger:
             its ranking is crude, and the area grows again where it must.
         acceptable: Share of views that a mask must pass to be better than all pixels.
+        most_passes: Pruning begins no finer grid that would take the passes beyond this.
         mixed_precision: Whether training steps run in bfloat16; None for yes on a GPU. Checks
             never do.
     """
@@ -122,6 +123,7 @@ class ConstrainedRecipe:
     interval: int = 10
     largest_start: float = 0.2
     acceptable: float = 0.75
+    most_passes: float = 280
     mixed_precision: bool | None = None
 
 
@@ -282,7 +284,7 @@ class Search:
         if best.margin <= 0:
             best = self._relaxed(last)
             return Solution(best.ranks > 0.5, best.ranks, cell=0)
-        pruned = prune(best.ranks > 0.5, self._check)
+        pruned = prune(best.ranks > 0.5, self._check, self._recipe.most_passes)
         ranks = torch.where(pruned.mask, best.ranks, best.ranks.clamp(max=0.5))
         return Solution(pruned.mask, ranks, pruned.cell)
 
