@@ -70,16 +70,19 @@ def test_the_count_is_what_the_classifier_was_shown(detector: expcam.Classifier)
     assert sum(shown) == problem.passes.forward - before
 
 
-def test_no_finer_grid_beyond_the_passes_allowed(detector: expcam.Classifier) -> None:
-    def pruned(most_passes: float) -> tuple[int, float]:
+def test_no_further_round_beyond_the_passes_allowed(detector: expcam.Classifier) -> None:
+    def pruned(most_passes: float) -> tuple[int, int, float]:
         with frozen(detector.module):
             problem = pose(detector, red_square(), None)
             check = Check(problem, OBJECTIVES["robust"], bg.training_rng(0))
             found = prune(torch.ones(32, 32, dtype=torch.bool), check, most_passes)
-        return found.cell, problem.passes.cost
+            assert check.holds(found.mask)
+        return found.cell, int(found.mask.sum()), problem.passes.cost
 
-    # Blocks of 4, 2 and 1 pixels; the coarsest grid always has its turn.
-    free, capped = pruned(math.inf), pruned(0)
-    assert free[0] == 1
-    assert capped[0] == 4
-    assert capped[1] < free[1]
+    free, capped, none = pruned(math.inf), pruned(30), pruned(0)
+    # A grid that was broken off is not the one at which the mask is minimal.
+    assert free[0] == 2
+    assert capped[0] in (0, 4)
+    assert none[:2] == (0, 32 * 32)
+    assert free[1] < capped[1] < none[1]
+    assert none[2] < capped[2] < free[2]

@@ -29,37 +29,38 @@ class Pruned:
     cell: int
 
 
-ROUNDS = 2.5
-"""So many rounds of one forward pass per block a grid usually takes."""
-
-
 def prune(mask: Tensor, check: Check, most_passes: float = torch.inf) -> Pruned:
     """Drop pieces and blocks from a mask until each that is left is needed.
 
     Args:
         mask: Boolean ``(H, W)`` that passes the check.
         check: The property that must not be lost.
-        most_passes: No finer grid is begun that would take the image's passes beyond this.
+        most_passes: No further round is begun when the image has taken more passes. A grid that
+            is broken off leaves the mask minimal at the one before, if any.
     """
     side = 0
     for grid in GRIDS:
         finer = max(1, min(mask.shape) // grid)
-        blocks = len(_blocks(mask, finer)) if side else 0
-        if blocks > MOST_CELLS or (side and check.cost + ROUNDS * blocks / 3 > most_passes):
+        if side and len(_blocks(mask, finer)) > MOST_CELLS:
+            break
+        mask, minimal = _without_spares(mask, finer, check, most_passes)
+        if not minimal:
             break
         side = finer
-        mask = _without_spares(mask, side, check)
     return Pruned(mask, side)
 
 
-def _without_spares(mask: Tensor, side: int, check: Check) -> Tensor:
+def _without_spares(
+    mask: Tensor, side: int, check: Check, most_passes: float
+) -> tuple[Tensor, bool]:
     """Prune at one block size.
 
     In a round each cell is tried alone on the hardest background, all as one batch; of those that
     seem to be spare as many go at once as can, which is checked on all backgrounds. Rounds follow
-    until in one of them none could be dropped.
+    until in one of them none could be dropped, or too many passes were taken; which of the two is
+    said beside the mask.
     """
-    while True:
+    while check.cost <= most_passes:
         cells, dropped = _cells(mask, side), False
         margins = check.margins(mask & ~cells, hardest_only=True)
         order = margins.argsort(descending=True, stable=True)
@@ -75,7 +76,8 @@ def _without_spares(mask: Tensor, side: int, check: Check) -> Tensor:
             else:
                 spare = spare[1:]
         if not dropped:
-            return mask
+            return mask, True
+    return mask, False
 
 
 def pieces(mask: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ class ConstrainedRecipe:
         largest_start: Area to start from where the first guess holds only when it is larger:
             its ranking is crude, and the area grows again where it must.
         acceptable: Share of views that a mask must pass to be better than all pixels.
-        most_passes: Pruning begins no finer grid that would take the passes beyond this.
+        most_passes: Pruning begins no further round beyond so many passes.
         mixed_precision: Whether training steps run in bfloat16; None for yes on a GPU. Checks
             never do.
     """
@@ -123,7 +123,7 @@ class ConstrainedRecipe:
     interval: int = 10
     largest_start: float = 0.2
     acceptable: float = 0.75
-    most_passes: float = 280
+    most_passes: float = 265
     mixed_precision: bool | None = None
 
 
