@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from photographs import SPLITS, load, pass_seconds, save, split_of
+from photographs import SPLITS, begin, classifiers, pass_seconds, save
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -75,12 +75,8 @@ def measured(
 
 
 def run(args: argparse.Namespace) -> pd.DataFrame:
-    torch.set_flush_denormal(True)
-    rows = load(args.rows, KEY)
-    done = set(rows[KEY].itertuples(index=False, name=None))
-    photos = split_of(args.photos, args.split)[:: args.every]
-    for name, _, weights in (each.partition("=") for each in args.classifier):
-        classifier = expcam.load_classifier(name, weights or "default", device=args.device)
+    rows, done, photos = begin(args, KEY)
+    for name, classifier in classifiers(args):
         todo = [photo for photo in photos if (name, photo.stem) not in done]
         for photo in track(todo, description=name, console=Console(stderr=True)):
             others = [each for each in photos if each != photo][:REFERENCES]

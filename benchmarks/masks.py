@@ -23,7 +23,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from photographs import finish, load, pass_seconds, save, split_of
+from photographs import begin, classifiers, finish, pass_seconds, save
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
@@ -126,12 +126,8 @@ def measure(classifier: expcam.Classifier, photo: Path, method: str) -> dict[str
 
 
 def run(args: argparse.Namespace) -> pd.DataFrame:
-    torch.set_flush_denormal(True)
-    rows = load(args.rows, KEY)
-    done = set(rows[KEY].itertuples(index=False, name=None))
-    photos = split_of(args.photos, args.split)[:: args.every]
-    for name, _, weights in (each.partition("=") for each in args.classifier):
-        classifier = expcam.load_classifier(name, weights or "default", device=args.device)
+    rows, done, photos = begin(args, KEY)
+    for name, classifier in classifiers(args):
         wanted = [
             (photo, method)
             for place, photo in enumerate(photos)

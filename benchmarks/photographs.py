@@ -1,8 +1,10 @@
 """What the benchmarks share: their photographs, their clock and their files."""
 
+import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -62,6 +64,22 @@ def finish(x: Tensor) -> None:
     """Wait for a GPU, which works on by itself."""
     if x.is_cuda:
         torch.cuda.synchronize()
+
+
+def begin(
+    args: argparse.Namespace, key: Sequence[str]
+) -> tuple[pd.DataFrame, set[Any], list[Path]]:
+    """The rows of a run that was broken off, which they are, and the photographs of the run."""
+    torch.set_flush_denormal(True)
+    rows = load(args.rows, key)
+    done = set(rows[list(key)].itertuples(index=False, name=None))
+    return rows, done, split_of(args.photos, args.split)[:: args.every]
+
+
+def classifiers(args: argparse.Namespace) -> Iterator[tuple[str, expcam.Classifier]]:
+    """The classifiers that were given as ``NAME[=WEIGHTS]``, with their names."""
+    for name, _, weights in (each.partition("=") for each in args.classifier):
+        yield name, expcam.load_classifier(name, weights or "default", device=args.device)
 
 
 def load(path: Path, key: Sequence[str]) -> pd.DataFrame:

@@ -364,7 +364,7 @@ def _check_as_dict(check: CircuitCheck | None) -> dict[str, object] | None:
         return None
     table = check.summary().loc["nodes", "zero"].astype(object)
     table = table.where(table.notna(), None)
-    own = check.circuit.query("parts == 'nodes' and ablation == 'zero'")
+    _, own = check.of("nodes", "zero")
     columns = ["size", "faithfulness", "completeness", "label_kept"]
     return {
         "distance": table["distance"].to_dict(),

@@ -1,5 +1,6 @@
 """A circuit as a graph, its tables and its file."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +9,7 @@ import networkx as nx
 import pandas as pd
 
 from expcam.circuits.formats import Node, read_circuit_file, tables, write_circuit
+from expcam.errors import OptionError
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,3 +72,15 @@ class Circuit:
                 schema; the message says what is wrong.
         """
         return cls(read_circuit_file(path))
+
+
+def check_known(nodes: Iterable[Node], counts: Mapping[str, int]) -> None:
+    """Raise `OptionError` for a node of a circuit that a classifier does not have.
+
+    Args:
+        nodes: Of the circuit.
+        counts: How many channels each layer of the classifier has.
+    """
+    for layer, channel in nodes:
+        if not 0 <= channel < counts.get(layer, 0):
+            raise OptionError(f"the circuit's node {layer}:{channel} is not in this classifier")

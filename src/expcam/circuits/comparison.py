@@ -10,7 +10,7 @@ import networkx as nx
 import pandas as pd
 
 from expcam.circuits.circuit import Circuit
-from expcam.circuits.formats import Node
+from expcam.circuits.formats import EDGE_ENDS, Node
 from expcam.errors import OptionError
 
 START = ("start", -1)
@@ -76,10 +76,7 @@ def compare_circuits(first: Circuit, second: Circuit) -> CircuitDifference:
             (*source, *target, *(each.get((source, target), 0.0) for each in shares))
             for source, target in dict.fromkeys([*shares[0], *shares[1]])
         ],
-        columns=[
-            *("source_layer", "source_channel", "target_layer", "target_channel"),
-            *("first", "second"),
-        ],
+        columns=[*EDGE_ENDS, "first", "second"],
     )
     edges["difference"] = edges["first"] - edges["second"]
     order = edges["difference"].abs().sort_values(ascending=False, kind="stable").index

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from expcam.circuits.circuit import Circuit
+from expcam.circuits.circuit import Circuit, check_known
 from expcam.circuits.flows import INPUT
 from expcam.circuits.following import follow
 from expcam.circuits.measuring import measure
@@ -16,7 +16,7 @@ from expcam.circuits.reading import convolution_options, unfolded
 from expcam.circuits.scores import BOUND, GRADIENT, NEED_GRADIENT, Channels
 from expcam.circuits.wiring import Kind, Wiring, wire
 from expcam.classifier.model import IMAGENET_MEAN
-from expcam.errors import OptionError, WiringError
+from expcam.errors import WiringError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +72,19 @@ def weights(wiring: Wiring, module: nn.Module, x: Tensor) -> dict[str, tuple[str
 def edge_shapes(wiring: Wiring, module: nn.Module, x: Tensor) -> dict[str, torch.Size]:
     """For each layer how many targets its weight has, and how many inputs."""
     return {
-        name: torch.Size(reversed(weight.shape)) if _turned(wiring, name) else weight.shape[:2]
+        name: _targets_first(weight, wiring.sites[name].node).shape[:2]
         for name, (_, weight) in weights(wiring, module, x).items()
     }
 
 
-def _turned(wiring: Wiring, name: str) -> bool:
-    """Whether a layer is a product ``x @ W``, its weight ``(inputs, targets)``."""
-    return operation(wiring.sites[name].node) in ("matmul", "mm")
+def _targets_first(weight: Tensor, n: fx.Node) -> Tensor:
+    """A tensor like a weight; of a product ``x @ W`` it is ``(inputs, targets)``, and turned."""
+    return weight.T if operation(n) in ("matmul", "mm") else weight
+
+
+def _channels_first(tensor: Tensor, n: fx.Node) -> Tensor:
+    """What a layer reads or gives, ``(channels, positions)``."""
+    return tensor.movedim(1 if operation(n) == "conv2d" else -1, 0).flatten(1)
 
 
 def inputs_of(wiring: Wiring, module: nn.Module, x: Tensor) -> Inputs:
@@ -142,9 +147,7 @@ class _Cutting(Runner):
             return super().run_node(n)
         (read, weight, *rest), kwargs = self.fetch_args_kwargs_from_env(n)
         # Kernel positions, and the pixels of a flattened channel, are of one edge each.
-        kept = self._keep[name].to(weight)
-        if operation(n) in ("matmul", "mm"):
-            kept = kept.T
+        kept = _targets_first(self._keep[name].to(weight), n)
         kept = kept.view(*kept.shape, *[1] * (weight.ndim - 2))
         new = (read - self._reference.read[name], weight * kept)
         if rest:
@@ -174,13 +177,11 @@ def edge_scores(
     found: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     for layer, (_, weight) in own.items():
         node = wiring.sites[layer].node
-        matrix = weight.T if operation(node) in ("matmul", "mm") else weight
-        read = run.read[layer]
-        rows = read.movedim(1 if operation(node) == "conv2d" else -1, 0).flatten(1)
-        activation = rows.abs().mean(1)
-        groups = len(rows) // matrix.shape[1]
+        matrix, read = _targets_first(weight, node), run.read[layer]
+        activation = _channels_first(read, node).abs().mean(1)
+        groups = len(activation) // matrix.shape[1]
         per_target = activation.view(groups, -1).repeat_interleave(len(matrix) // groups, 0)
-        norm = matrix.abs().flatten(2).sum(2) if matrix.ndim > 2 else matrix.abs()
+        norm = _over_kernel(matrix.abs())
         by_name = {
             "weight×activation": norm * per_target,
             "signed": _signed(matrix, read, node).abs(),
@@ -189,20 +190,22 @@ def edge_scores(
         }
         if layer in gradients:
             by_weight, pull = gradients[layer]
-            product = weight * by_weight
-            product = product.T if operation(node) in ("matmul", "mm") else product
-            product = product.flatten(2).sum(2) if product.ndim > 2 else product
-            by_name[GRADIENT] = product.abs()
+            by_name[GRADIENT] = _over_kernel(_targets_first(weight * by_weight, node)).abs()
             by_name[BOUND] = by_name["weight×activation"] * pull[:, None]
         for name in names:
             found[name][layer] = by_name[name]
     return found
 
 
+def _over_kernel(weight: Tensor) -> Tensor:
+    """A sum over a kernel's positions, ``(targets, inputs)``."""
+    return weight.flatten(2).sum(2) if weight.ndim > 2 else weight
+
+
 def _signed(weight: Tensor, read: Tensor, n: fx.Node) -> Tensor:
     """What each weight adds to the mean of its target, ``(targets, inputs)``."""
     if operation(n) != "conv2d":
-        return weight * read.movedim(-1, 0).flatten(1).mean(1)
+        return weight * _channels_first(read, n).mean(1)
     stride, padding, dilation, groups = convolution_options(n.args[3:], n.kwargs)
     seen = unfolded(read[0][:, None], weight.shape[2:], stride, padding, dilation).mean(2)
     per_target = seen.view(groups, -1, seen.shape[1]).repeat_interleave(len(weight) // groups, 0)
@@ -229,8 +232,7 @@ def _gradients(
     ]
     runner = _Watching(wiring)
     with torch.enable_grad():
-        result = runner.run(*arguments)
-        logits = result[0] if isinstance(result, tuple | list) else result
+        logits = runner.logits(arguments)
         wanted = [*leaves.values(), *(runner.given[name] for name in own)]
         found = [
             torch.zeros_like(each) if gradient is None else gradient
@@ -241,11 +243,13 @@ def _gradients(
             )
         ]
     by_input = dict(zip(leaves, found, strict=False))
-    result = {}
-    for (name, (given, _)), by_channel in zip(own.items(), found[len(leaves) :], strict=True):
-        axis = 1 if operation(wiring.sites[name].node) == "conv2d" else -1
-        result[name] = (by_input[given], by_channel.movedim(axis, 0).flatten(1).abs().sum(1))
-    return result
+    return {
+        name: (
+            by_input[given],
+            _channels_first(by_channel, wiring.sites[name].node).abs().sum(1),
+        )
+        for (name, (given, _)), by_channel in zip(own.items(), found[len(leaves) :], strict=True)
+    }
 
 
 def edges_of(
@@ -266,10 +270,12 @@ def edges_of(
     Raises:
         OptionError: The circuit is not of this classifier.
     """
+    check_known(
+        (node for node in circuit.graph if node[0] != INPUT),
+        {name: shape[0] for name, shape in shapes.items()},
+    )
     wanted: dict[str, list[int]] = {}
     for layer, channel in circuit.graph:
-        if layer != INPUT and (layer not in shapes or not 0 <= channel < shapes[layer][0]):
-            raise OptionError(f"the circuit's node {layer}:{channel} is not in this classifier")
         wanted.setdefault(layer, []).append(channel)
     everything = torch.arange(len(IMAGENET_MEAN))
     label = int(circuit.graph.graph["label"])

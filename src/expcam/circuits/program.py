@@ -1,7 +1,7 @@
 """A classifier as a program: the graph of tensor operations that it executes."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -187,7 +187,11 @@ class Runner(fx.Interpreter):
 
     def __call__(self, module: nn.Module, x: Tensor) -> Tensor:
         """Logits ``(batch, classes)`` of normalised images, with a module's weights."""
-        result = self.run(*self.program.arguments(module, x))
+        return self.logits(self.program.arguments(module, x))
+
+    def logits(self, arguments: Sequence[Any]) -> Tensor:
+        """The same, of all that the graph takes (see `Program.arguments`)."""
+        result = self.run(*arguments)
         logits: Tensor = result[0] if isinstance(result, tuple | list) else result
         return logits
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from expcam.circuits.ablation import Ablated, ablated
-from expcam.circuits.circuit import Circuit
+from expcam.circuits.circuit import Circuit, check_known
 from expcam.circuits.edge_ablation import (
     Inputs,
     averaged,
@@ -19,7 +19,7 @@ from expcam.circuits.edge_ablation import (
     inputs_of,
     with_edges,
 )
-from expcam.circuits.measuring import Measured, measure
+from expcam.circuits.measuring import measure
 from expcam.circuits.recording import record
 from expcam.circuits.scores import EDGE_SCORES, NODE_SCORES, weight_norms
 from expcam.circuits.wiring import Wiring
@@ -81,7 +81,7 @@ class Nodes:
 
     def scores(self, module: nn.Module) -> dict[str, dict[str, Tensor]]:
         """Of all channels, by method and layer, measured on a module."""
-        measured = _measured(module, self._x, self._label)
+        measured = measure(module, self._x[None], self._label, lambda _, __: torch.arange(0))
         return {
             method: {name: score(measured.channels[name]).cpu() for name in self.counts}
             for method, score in NODE_SCORES.items()
@@ -95,11 +95,9 @@ class Nodes:
             name: torch.full((count,), blocks and name not in circuit.layers)
             for name, count in self.counts.items()
         }
-        for (layer, channel), data in circuit.graph.nodes(data=True):
-            if data["kind"] != "channel":
-                continue
-            if layer not in kept or not 0 <= channel < len(kept[layer]):
-                raise OptionError(f"the circuit's node {layer}:{channel} is not in this classifier")
+        nodes = [key for key, data in circuit.graph.nodes(data=True) if data["kind"] == "channel"]
+        check_known(nodes, self.counts)
+        for layer, channel in nodes:
             kept[layer][channel] = True
         return kept
 
@@ -180,10 +178,6 @@ SUBJECTS: dict[str, Callable[[Classifier, nn.Module, Tensor, int], Subject]] = {
     "nodes": Nodes,
     "edges": Edges,
 }
-
-
-def _measured(module: nn.Module, x: Tensor, label: int) -> Measured:
-    return measure(module, x[None], label, lambda _, __: torch.arange(0))
 
 
 def _reference(ablation: str, others: Sequence[Tensor], rng: torch.Generator) -> list[Tensor]:

@@ -83,6 +83,14 @@ class CircuitCheck:
             }
         )
 
+    def of(self, parts: str, ablation: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The rows of ``curves`` and of ``circuit`` that are of these parts and this ablation."""
+        curves, own = (
+            table[(table["parts"] == parts) & (table["ablation"] == ablation)]
+            for table in (self.curves, self.circuit)
+        )
+        return curves, own
+
     def controls_as_good(self, ablation: str, parts: str = "nodes") -> list[str]:
         """Methods whose curve lies at least as near to 1 as that of the circuit's own score."""
         distances = self.summary()["distance"]

@@ -62,7 +62,7 @@ def circuit_figure(circuit: Circuit) -> go.Figure:
 
 def faithfulness_figure(check: CircuitCheck) -> go.Figure:
     """Draw what is left of the logit against the share of channels kept, beside controls."""
-    curves = check.curves[(check.curves["parts"] == "nodes") & (check.curves["ablation"] == "zero")]
+    curves, own = check.of("nodes", "zero")
     figure = go.Figure()
     figure.add_hline(y=1, line={"color": "#9ca3af", "dash": "dot"})
     names = [
@@ -82,11 +82,7 @@ def faithfulness_figure(check: CircuitCheck) -> go.Figure:
                 line={"color": colour, "width": 3 if name == names[0] else 1.5},
             )
         )
-    own = check.circuit[
-        (check.circuit["method"] == CIRCUIT)
-        & (check.circuit["ablation"] == "zero")
-        & (check.circuit["parts"] == "nodes")
-    ]
+    own = own[own["method"] == CIRCUIT]
     figure.add_trace(
         go.Scatter(
             x=own["size"], y=own["faithfulness"], mode="markers", name="the circuit itself",

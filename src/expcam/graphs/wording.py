@@ -99,8 +99,7 @@ def circuit_figures(check: CircuitCheck) -> str:
 
 def _kept(check: CircuitCheck) -> tuple["pd.Series[float]", "pd.Series[float]"]:
     """Mean figures of a circuit's own channels and of as many random ones."""
-    own = check.circuit
-    rows = own[(own["parts"] == "nodes") & (own["ablation"] == "zero")]
+    _, rows = check.of("nodes", "zero")
     if rows.empty:
         raise OptionError("the page needs a circuit whose nodes were tested by zero ablation")
     means = rows.groupby("method")[["faithfulness", "completeness", "size", "label_kept"]].mean()
