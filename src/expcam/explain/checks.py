@@ -10,7 +10,7 @@ from expcam.explain.metrics import BATCH
 from expcam.explain.objectives import Objective
 from expcam.explain.problem import Problem
 
-MARGIN = 0.75
+MARGIN = 1.0
 """Logits by which the label must lead on the noise of a check.
 
 From one draw of noise to the next the lead of a small mask varies by 0.5 to 1 logits."""
@@ -117,8 +117,8 @@ class Check:
         return sign * lead - torch.tensor([view.needed for view in views], device=lead.device)
 
 
-def needed(problem: Problem, background: str, margin: float = MARGIN) -> float:
-    """By how many logits the label must lead on a background, given the margin on noise.
+def needed(problem: Problem, background: str) -> float:
+    """By how many logits the label must lead on a background.
 
     A label that leads by little on the whole image is asked for half as much on a part of it, and
     one that trails there (a target of the caller's choice) must lead at all.
@@ -126,7 +126,7 @@ def needed(problem: Problem, background: str, margin: float = MARGIN) -> float:
     if background not in bg.RANDOM:
         return ROUNDING
     whole = float(leads(problem.reference.logits[None], problem.label))
-    return max(ROUNDING, min(margin, whole / 2))
+    return max(ROUNDING, min(MARGIN, whole / 2))
 
 
 def leads(logits: Tensor, label: int) -> Tensor:

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-GRID = 28
-"""Cells a side of a coarse mask: 8 pixels each on an image of 224, fewer cells on a small one."""
-
+GRID = 56
+"""Cells a side of a mask: 4 pixels each on an image of 224, fewer cells on a small one."""
 
 FIT_STEPS = 60
 FIT_RATE = 3e-3
@@ -22,10 +21,10 @@ def grid_for(x: Tensor) -> int:
 class ConvAutoencoder(nn.Module):
     """A small stride-2 convolutional autoencoder with skip connections and free residual logits.
 
-    It sees the image averaged down to ``4 × grid`` pixels a side and emits logits on a coarse
-    grid, which are interpolated to the image: a mask of few, connected pieces, and a step that
-    costs little beside the classifier's. The residual logits add what the shared filters are too
-    slow to express within a hundred steps.
+    It sees the image averaged down to ``2 × grid`` pixels a side and emits logits for every
+    second cell, which are interpolated: a step that costs little beside the classifier's. The
+    residual logits, one for each cell, add what the shared filters are too slow to express
+    within a hundred steps.
     """
 
     def __init__(self, grid: int = GRID, width: int = 24) -> None:
@@ -40,16 +39,16 @@ class ConvAutoencoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mask logits ``(H, W)`` of a normalised image ``(3, H, W)``."""
-        small = F.adaptive_avg_pool2d(x[None], 4 * self.grid)
+        small = F.adaptive_avg_pool2d(x[None], 2 * self.grid)
         fine = F.relu(self.down2(F.relu(self.down1(small))))
         coarse = F.interpolate(F.relu(self.down3(fine)), size=fine.shape[-2:], mode="bilinear")
         features = F.relu(self.up(torch.cat([coarse, fine], 1)))
-        logits = self.last(features) + self.residual
-        return F.interpolate(logits, size=x.shape[-2:], mode="bilinear")[0, 0]
+        coarse = F.interpolate(self.last(features), size=self.grid, mode="bilinear")
+        return F.interpolate(coarse + self.residual, size=x.shape[-2:], mode="bilinear")[0, 0]
 
 
 class FreeLogits(nn.Module):
-    """One free logit per cell of a coarse grid, interpolated to the image; sees no pixels."""
+    """One free logit per cell of a grid, interpolated to the image; sees no pixels."""
 
     def __init__(self, grid: int = GRID) -> None:
         super().__init__()

@@ -19,23 +19,25 @@ class Objective:
 
     Attributes:
         title: In words, after "the smallest mask …".
-        training: Backgrounds on which the mask's pixels alone must keep the label, in the order
-            in which the steps of a solver take them; none where keeping is not asked for.
+        training: Backgrounds on which the mask's pixels alone must keep the label, as the steps
+            of a solver see them; none where keeping is not asked for.
         checks: Backgrounds on which a hard mask must keep it to be taken.
         removal: Whether the label must be lost when the mask's pixels are replaced by the mean
             colour.
+        typical_area: What such masks take of a photograph; from there a solver begins to steer.
     """
 
     title: str
     training: Sequence[str]
     checks: Sequence[str]
     removal: bool
+    typical_area: float
 
 
 CHECKS: Sequence[str] = ("zero", "blur", *["normal"] * 6, *["uniform"] * 2)
 """On which a solver checks a robust mask. Gaussian noise is the hardest to withstand."""
-TRAINING: Sequence[str] = ("normal", "normal", "normal", "zero")
-"""One a step, in turn: what holds on Gaussian noise and on grey holds on the others as well."""
+TRAINING: Sequence[str] = ("normal", "zero", "blur")
+"""What holds on these holds on uniform noise as well."""
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -44,21 +46,28 @@ OBJECTIVES: dict[str, Objective] = {
         training=TRAINING,
         checks=CHECKS,
         removal=False,
+        typical_area=0.04,
     ),
     "sufficient": Objective(
         title="that keeps the label on the mean colour",
         training=("zero",),
         checks=("zero",),
         removal=False,
+        typical_area=0.015,
     ),
     "necessary": Objective(
-        title="without which the label is lost", training=(), checks=(), removal=True
+        title="without which the label is lost",
+        training=(),
+        checks=(),
+        removal=True,
+        typical_area=0.04,
     ),
     "both": Objective(
         title="that keeps the label on any background and without which it is lost",
         training=TRAINING,
         checks=CHECKS,
         removal=True,
+        typical_area=0.06,
     ),
 }
 DEFAULT_OBJECTIVE = "robust"

@@ -35,7 +35,7 @@ def prune(mask: Tensor, check: Check, most_passes: float = torch.inf) -> Pruned:
     Args:
         mask: Boolean ``(H, W)`` that passes the check.
         check: The property that must not be lost.
-        most_passes: No further round is begun when the image has taken more passes. A grid that
+        most_passes: Nothing further is tried when the image has taken more passes. A grid that
             is broken off leaves the mask minimal at the one before, if any.
     """
     side = 0
@@ -66,7 +66,7 @@ def _without_spares(
         order = margins.argsort(descending=True, stable=True)
         spare = cells[order[: int((margins > 0).sum())]]
         count = len(spare)
-        while len(spare):
+        while len(spare) and check.cost <= most_passes:
             rest = mask & ~spare[:count].any(0)
             if check.holds(rest):
                 mask, spare, dropped = rest, spare[count:], True
@@ -75,7 +75,7 @@ def _without_spares(
                 count //= 2
             else:
                 spare = spare[1:]
-        if not dropped:
+        if not dropped and not len(spare):
             return mask, True
     return mask, False
 
