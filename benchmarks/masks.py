@@ -39,8 +39,6 @@ from expcam.explain.pruning import pieces
 OURS: dict[str, dict[str, Any]] = {
     "expcam robust": {"objective": "robust"},
     "expcam sufficient": {"objective": "sufficient"},
-    "expcam thorough": {"recipe": "thorough"},
-    "expcam thorough sufficient": {"recipe": "thorough", "objective": "sufficient"},
     "expcam free logits": {"recipe": "free"},
     "paper": {"recipe": "paper"},
 }

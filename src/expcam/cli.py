@@ -94,8 +94,7 @@ def circuit(
         str,
         typer.Option(
             metavar="NAME",
-            help=f"The solver: {', '.join(RECIPE_NAMES)}; thorough finds smaller masks in twice "
-            "the time.",
+            help=f"The solver: {', '.join(RECIPE_NAMES)}.",
         ),
     ] = DEFAULT_RECIPE,
     area: Annotated[

@@ -9,7 +9,7 @@ EVALUATION: Sequence[str] = ("zero", "blur", *["normal"] * 3, *["uniform"] * 3)
 """The eight backgrounds on which a robust mask keeps the label."""
 
 DEFAULT_RECIPE, PUBLISHED_RECIPE = "constrained", "paper"
-RECIPE_NAMES = (DEFAULT_RECIPE, "thorough", "free", PUBLISHED_RECIPE)
+RECIPE_NAMES = (DEFAULT_RECIPE, "free", PUBLISHED_RECIPE)
 """The solvers, for the command's help; see `expcam.explain.recipes.RECIPES`."""
 
 

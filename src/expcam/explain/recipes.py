@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
-
 from expcam.errors import OptionError
 from expcam.explain.backgrounds import SEEDS
 from expcam.explain.objectives import (
@@ -24,12 +22,6 @@ RECIPES: dict[str, Recipe] = {
     DEFAULT_RECIPE: lambda problems, task, progress: solve_constrained(
         problems, ConstrainedRecipe(), task, progress
     ),
-    "thorough": lambda problems, task, progress: solve_constrained(
-        problems,
-        ConstrainedRecipe(steps=400, patience=150, most_passes=torch.inf),
-        task,
-        progress,
-    ),
     "free": lambda problems, task, progress: solve_constrained(
         problems, ConstrainedRecipe(generator="free"), task, progress
     ),
@@ -37,9 +29,8 @@ RECIPES: dict[str, Recipe] = {
         solve_published(problem, PublishedRecipe(), task.seed, progress) for problem in problems
     ],
 }
-"""``constrained`` trains an autoencoder, ``thorough`` the same for more than three times as many
-steps, which gives smaller masks for twice the passes; ``free`` trains bare mask logits in the loop
-of the first, ``paper`` is the published recipe with its fixed weights."""
+"""``constrained`` trains an autoencoder, ``free`` bare mask logits in the same loop; ``paper`` is
+the published recipe with its fixed weights."""
 
 
 def check_options(recipe: str, task: Task) -> None:

@@ -27,14 +27,14 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ExponentialLR
 from torchvision.transforms.functional import gaussian_blur
 
-from expcam.errors import ClassifierError
 from expcam.explain import backgrounds as bg
-from expcam.explain.baselines import centred_disc, gradcam_at
 from expcam.explain.checks import Check, leads, needed
 from expcam.explain.generators import fitted
+from expcam.explain.guess import first_guess
 from expcam.explain.objectives import OBJECTIVES
 from expcam.explain.problem import Problem, Response, respond
 from expcam.explain.progress import Progress
+from expcam.explain.projection import project
 from expcam.explain.pruning import prune
 from expcam.explain.terms import Observation, objective
 
@@ -97,7 +97,7 @@ class ConstrainedRecipe:
         last_rate: Both rates at the last step, as a share of the first.
         momentum: Of the residual logits.
         smoothing: Standard deviation, as a share of the side, of the Gaussian by which the
-            gradient of the residual logits is smoothed at first; it falls to 0.
+            gradient of the residual logits is smoothed at first; it falls to half of that.
         averaging: Decay of the running mean of the logits, which is what masks are cut from.
         softest: Width of the mask's edge at the first step, in standard deviations of the logits.
         hardest: The same at the last step.
@@ -120,7 +120,7 @@ class ConstrainedRecipe:
     """
 
     generator: str = "autoencoder"
-    weights: tuple[tuple[str, float], ...] = (("hold", 1.0), ("tv", 0.3))
+    weights: tuple[tuple[str, float], ...] = (("hold", 1.0), ("tv", 1.0))
     removal_weights: tuple[tuple[str, float], ...] = (("lose", 1.0), ("tv", 0.3))
     steps: int = 140
     patience: int = 60
@@ -385,7 +385,7 @@ class Search:
 
     def _update(self) -> None:
         recipe = self._recipe
-        smoothing = recipe.smoothing * (1 - self._progress)
+        smoothing = recipe.smoothing * (1 - self._progress / 2)
         for name, parameter in self._generator.named_parameters():
             if name == "residual" and parameter.grad is not None:
                 sigma = smoothing * parameter.shape[-1]
@@ -400,42 +400,6 @@ class Search:
             optimizer.zero_grad()
         for schedule in self._schedules:
             schedule.step()
-
-
-def first_guess(problem: Problem) -> Tensor:
-    """Where to start: Grad-CAM, or a centred disc where that says nothing; ``(H, W)``."""
-    stages = problem.reference.activations
-    try:
-        guess = gradcam_at(problem.classifier, problem.x, problem.label, stages)
-        problem.passes.forward += 1
-        problem.passes.backward += 1
-    except ClassifierError:
-        guess = centred_disc(problem.classifier, problem.x, problem.label)
-    if float(guess.std()) == 0:
-        guess = centred_disc(problem.classifier, problem.x, problem.label)
-    return (guess - guess.mean()) / guess.std()
-
-
-def project(logits: Tensor, allowed: Tensor, area: float, width: float) -> Tensor:
-    """Probabilities that exceed 0.5 on just the share ``area`` of pixels with the highest logits.
-
-    Args:
-        logits: ``(H, W)``.
-        allowed: Boolean ``(H, W)``; elsewhere the probability is 0.
-        area: Share of all pixels, in ``(0, 1]``.
-        width: Softness of the edge, in standard deviations of the logits.
-    """
-    ranked, order = logits.detach()[allowed].sort(descending=True, stable=True)
-    count = min(max(1, round(area * logits.numel())), len(ranked))
-    edge = (ranked[count - 1] + ranked[min(count, len(ranked) - 1)]) / 2
-    spread = ranked.std(correction=0) + 1e-12
-    probability = torch.sigmoid((logits - edge) / (width * spread))
-    # Pixels of equal logits may lie on both sides of the edge.
-    kept = torch.zeros_like(ranked, dtype=torch.bool)
-    kept[order[:count]] = True
-    inside = torch.zeros_like(allowed).masked_scatter(allowed, kept)
-    split = torch.where(inside, probability.clamp(min=0.5 + 1e-6), probability.clamp(max=0.5))
-    return split * allowed
 
 
 def _optimizers(generator: nn.Module, recipe: ConstrainedRecipe) -> list[torch.optim.Optimizer]:
