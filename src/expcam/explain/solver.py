@@ -136,7 +136,7 @@ class ConstrainedRecipe:
     descent: float = 0.22
     settling: float = 0.36
     response: float = 0.03
-    follows: tuple[float, float] = (3.0, 1.0)
+    follows: tuple[float, float] = (1.5, 3.0)
     memory: float = 0.7
     unseen: tuple[int, int] = (3, 8)
     first_check: float = 0.43
