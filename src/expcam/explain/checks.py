@@ -10,12 +10,8 @@ from expcam.explain.metrics import BATCH
 from expcam.explain.objectives import Objective
 from expcam.explain.problem import Problem
 
-MARGIN = 1.0
-"""Logits by which the label must lead on the noise of a check.
-
-From one draw of noise to the next the lead of a small mask varies by 0.5 to 1 logits."""
 ROUNDING = 0.01
-"""The same where nothing is random."""
+"""Logits by which the label must lead at least: classes may be tied."""
 STAGES = (1, 2, 4)
 """A check looks at so many views before the next ones; most masks that fail do so at once."""
 
@@ -27,12 +23,12 @@ class _View:
     Attributes:
         background: ``(3, H, W)``.
         removed: Whether the mask's pixels are the ones replaced, and the label is to be lost.
-        needed: Logits by which the label must lead, or trail.
+        random: Whether the background is one draw of many.
     """
 
     background: Tensor
     removed: bool
-    needed: float
+    random: bool
 
 
 class Check:
@@ -45,16 +41,20 @@ class Check:
         problem: What the masks are for.
         objective: What is asked for.
         rng: Source of the backgrounds.
+
+    Attributes:
+        demanded: Logits by which the label must lead on random backgrounds.
     """
 
     def __init__(self, problem: Problem, objective: Objective, rng: torch.Generator) -> None:
+        self.demanded = 0.0
         self._problem = problem
         self._views = [
-            _View(bg.BACKGROUNDS[name](problem.x, rng), False, needed(problem, name))
+            _View(bg.BACKGROUNDS[name](problem.x, rng), False, name in bg.RANDOM)
             for name in objective.checks
         ]
         if objective.removal:
-            self._views.append(_View(torch.zeros_like(problem.x), True, ROUNDING))
+            self._views.append(_View(torch.zeros_like(problem.x), True, False))
 
     def margins(
         self, masks: Tensor, *, hardest_only: bool = False, all_views: bool = False
@@ -114,19 +114,8 @@ class Check:
         problem.passes.forward += len(masks) * len(views)
         lead = torch.cat(rows)
         sign = torch.tensor([-1.0 if view.removed else 1.0 for view in views], device=lead.device)
-        return sign * lead - torch.tensor([view.needed for view in views], device=lead.device)
-
-
-def needed(problem: Problem, background: str) -> float:
-    """By how many logits the label must lead on a background.
-
-    A label that leads by little on the whole image is asked for half as much on a part of it, and
-    one that trails there (a target of the caller's choice) must lead at all.
-    """
-    if background not in bg.RANDOM:
-        return ROUNDING
-    whole = float(leads(problem.reference.logits[None], problem.label))
-    return max(ROUNDING, min(MARGIN, whole / 2))
+        needed = [max(ROUNDING, self.demanded) if view.random else ROUNDING for view in views]
+        return sign * lead - torch.tensor(needed, device=lead.device)
 
 
 def leads(logits: Tensor, label: int) -> Tensor:

@@ -9,6 +9,9 @@ from torch.nn import functional as F
 GRID = 56
 """Cells a side of a mask: 4 pixels each on an image of 224, fewer cells on a small one."""
 
+RESIDUAL = "residual"
+"""What a generator calls its free logits, one for each cell, if it has any."""
+
 FIT_STEPS = 60
 FIT_RATE = 3e-3
 
@@ -111,7 +114,7 @@ def fitted(name: str, x: Tensor, guess: Tensor, seed: int) -> nn.Module:
         seed: Of the filters' initial values.
     """
     generator = seeded(name, x, seed)
-    shared = [p for key, p in generator.named_parameters() if key != "residual"]
+    shared = [p for key, p in generator.named_parameters() if key != RESIDUAL]
     if shared:
         optimizer = torch.optim.Adam(shared, lr=FIT_RATE)
         for _ in range(FIT_STEPS):
@@ -122,7 +125,7 @@ def fitted(name: str, x: Tensor, guess: Tensor, seed: int) -> nn.Module:
     with torch.no_grad():
         rest = (guess - generator(x))[None, None]
         for key, grid in generator.named_parameters():
-            if key == "residual":
+            if key == RESIDUAL:
                 grid.add_(F.adaptive_avg_pool2d(rest, (grid.shape[-2], grid.shape[-1])))
     return generator
 

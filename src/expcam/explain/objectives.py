@@ -34,7 +34,7 @@ class Objective:
     typical_area: float
 
 
-CHECKS: Sequence[str] = ("zero", "blur", *["normal"] * 6, *["uniform"] * 2)
+CHECKS: Sequence[str] = ("zero", "blur", *["normal"] * 10)
 """On which a solver checks a robust mask. Gaussian noise is the hardest to withstand."""
 TRAINING: Sequence[str] = ("normal", "zero", "blur")
 """What holds on these holds on uniform noise as well."""

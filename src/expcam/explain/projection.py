@@ -3,24 +3,48 @@
 import torch
 from torch import Tensor
 
+STEEPNESS = 6.0
+"""Logits between probabilities of 5 and 95 %."""
 
-def project(logits: Tensor, allowed: Tensor, area: float, width: float) -> Tensor:
+
+def project(logits: Tensor, allowed: Tensor, area: float, softness: float) -> Tensor:
     """Probabilities that exceed 0.5 on just the share ``area`` of pixels with the highest logits.
+
+    The edge is as soft as its neighbourhood of pixels says, not as the logits' values do: where
+    they are flat, any fixed width would leave half an image between on and off.
 
     Args:
         logits: ``(H, W)``.
         allowed: Boolean ``(H, W)``; elsewhere the probability is 0.
         area: Share of all pixels, in ``(0, 1]``.
-        width: Softness of the edge, in standard deviations of the logits.
+        softness: How many of the pixels inside the edge, and how many outside, as a share of the
+            mask, have probabilities between 5 and 95 %.
     """
+    ranked, count, inside = _best(logits, allowed, area)
+    reach = round(softness * count)
+    width = ranked[max(0, count - 1 - reach)] - ranked[min(count + reach, len(ranked) - 1)]
+    return _probabilities(logits, ranked, count, inside, width / STEEPNESS) * allowed
+
+
+def rank(logits: Tensor, allowed: Tensor, area: float) -> Tensor:
+    """The same with an edge as wide as the logits spread: the probabilities rank all pixels."""
+    ranked, count, inside = _best(logits, allowed, area)
+    return _probabilities(logits, ranked, count, inside, ranked.std(correction=0)) * allowed
+
+
+def _best(logits: Tensor, allowed: Tensor, area: float) -> tuple[Tensor, int, Tensor]:
+    """The allowed logits in falling order, how many of them to take, and where these are."""
     ranked, order = logits.detach()[allowed].sort(descending=True, stable=True)
     count = min(max(1, round(area * logits.numel())), len(ranked))
-    edge = (ranked[count - 1] + ranked[min(count, len(ranked) - 1)]) / 2
-    spread = ranked.std(correction=0) + 1e-12
-    probability = torch.sigmoid((logits - edge) / (width * spread))
-    # Pixels of equal logits may lie on both sides of the edge.
     kept = torch.zeros_like(ranked, dtype=torch.bool)
     kept[order[:count]] = True
-    inside = torch.zeros_like(allowed).masked_scatter(allowed, kept)
-    split = torch.where(inside, probability.clamp(min=0.5 + 1e-6), probability.clamp(max=0.5))
-    return split * allowed
+    return ranked, count, torch.zeros_like(allowed).masked_scatter(allowed, kept)
+
+
+def _probabilities(
+    logits: Tensor, ranked: Tensor, count: int, inside: Tensor, width: Tensor
+) -> Tensor:
+    edge = (ranked[count - 1] + ranked[min(count, len(ranked) - 1)]) / 2
+    probability = torch.sigmoid((logits - edge) / (width + 1e-12))
+    # Pixels of equal logits may lie on both sides of the edge.
+    return torch.where(inside, probability.clamp(min=0.5 + 1e-6), probability.clamp(max=0.5))

@@ -1,0 +1,82 @@
+"""What can be set of the default solver."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstrainedRecipe:
+    """Settings of `solve_constrained`; none needs tuning per image.
+
+    Attributes:
+        generator: A key of `GENERATORS`.
+        weights: Terms of the objective for what keeps the mask's pixels; area and binarity are
+            constraints here. Terms that match the whole image's activations and output can be
+            added; they made masks that keep the label on one background several times larger.
+        removal_weights: Terms for the image without them.
+        steps: Number of updates, at most.
+        patience: Stop when so many steps of the second half have found no better mask.
+        shared_rate: Learning rate of the generator's filters (Adam).
+        residual_rate: Step of the residual logits along the normalised gradient, in standard
+            deviations of the mask logits.
+        last_rate: Both rates at the last step, as a share of the first.
+        momentum: Of the residual logits.
+        smoothing: Standard deviation, as a share of the side, of the Gaussian by which the
+            gradient of the residual logits is smoothed at first; it falls to half of that.
+        averaging: Decay of the running mean of the logits, which is what masks are cut from.
+        softest: At the first step, how many pixels on either side of the mask's edge are neither
+            on nor off, as a share of the mask.
+        hardest: The same at the last step.
+        first_area: Where the area starts.
+        descent: Share of the steps in which it falls to what is typical of the objective, where
+            nothing holds it up.
+        hopeless: The hardest view's lead, in logits, below which the area does not fall, and
+            that above which it falls undiminished.
+        settling: Share of the steps after which the area follows the leads.
+        response: Change of the logarithm of the area for each logit of the hardest view's lead.
+        follows: By how many logits a lead counts at most, below and above 0.
+        memory: Decay of the running mean of a random view's lead; half as much for the others.
+        unseen: Steps after which a random view is looked at again, and another one, also where
+            it is not the hardest.
+        ahead: By how much the label must lead in the steps: on random views, in standard
+            deviations of its lead from draw to draw; on others, in logits.
+        demanded: The same on each random view of a check.
+        first_check: Share of the steps before which no mask is checked.
+        gain: A mask is checked when its area is below this share of the best one's.
+        pause: Steps without a check after one that failed; the area grows meanwhile.
+        interval: Steps between checks where the area is given.
+        acceptable: Share of views that a mask must pass to be better than all pixels.
+        most_passes: Pruning goes no further beyond so many passes.
+        mixed_precision: Whether training steps run in bfloat16; None for yes where the device
+            computes in it. Checks never do.
+    """
+
+    generator: str = "autoencoder"
+    weights: tuple[tuple[str, float], ...] = (("hold", 1.0), ("tv", 1.0))
+    removal_weights: tuple[tuple[str, float], ...] = (("lose", 1.0), ("tv", 0.3))
+    steps: int = 140
+    patience: int = 60
+    shared_rate: float = 1e-5
+    residual_rate: float = 0.1
+    last_rate: float = 0.1
+    momentum: float = 0.7
+    smoothing: float = 0.018
+    averaging: float = 0.8
+    softest: float = 1.0
+    hardest: float = 0.05
+    first_area: float = 0.2
+    descent: float = 0.22
+    hopeless: tuple[float, float] = (-4.0, -2.0)
+    settling: float = 0.36
+    response: float = 0.03
+    follows: tuple[float, float] = (0.75, 3.0)
+    memory: float = 0.7
+    unseen: tuple[int, int] = (3, 8)
+    ahead: tuple[float, float] = (2.0, 0.4)
+    demanded: float = 0.9
+    first_check: float = 0.43
+    gain: float = 0.85
+    pause: int = 3
+    interval: int = 10
+    acceptable: float = 0.75
+    most_passes: float = 270
+    mixed_precision: bool | None = None

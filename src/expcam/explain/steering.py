@@ -1,0 +1,141 @@
+"""How large the mask is at each step of the default solver, and what the step looks at."""
+
+import math
+
+from expcam.explain import backgrounds as bg
+from expcam.explain.objectives import Objective
+from expcam.explain.settings import ConstrainedRecipe
+
+REMOVAL = "removal"
+"""Stands for the image without the mask's pixels where others are named by their background."""
+FIRST_SPREAD = 0.5
+"""Standard deviation in logits that a random view's lead is thought to have before it is seen."""
+SPREAD_MEMORY = 0.85
+"""Decay of the running mean of its square."""
+
+
+class Steering:
+    """The area of one mask, and the leads that it follows.
+
+    A view is a background for the mask's pixels, or the image without them. Its lead says by how
+    many logits the mask does what is asked on it.
+
+    Attributes:
+        area: Share of the pixels at the next step.
+        view: What the next step looks at: a key of `BACKGROUNDS`, or `REMOVAL`.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        recipe: ConstrainedRecipe,
+        *,
+        budget: float | None,
+        largest: float,
+    ) -> None:
+        """Start at the recipe's first area.
+
+        Args:
+            objective: What is asked for.
+            recipe: Settings.
+            budget: The area to end at; None where it follows the leads.
+            largest: Share of the pixels that are allowed.
+        """
+        names = [*objective.training, *([REMOVAL] if objective.removal else [])]
+        self._leads = {name: _Lead(recipe, random=name in bg.RANDOM) for name in names}
+        self._recipe, self._budget, self._largest = recipe, budget, largest
+        self._lowest = budget or objective.typical_area
+        self._first = max(recipe.first_area, self._lowest)
+        self.area = min(self._first, largest)
+        self.view = names[0]
+
+    @property
+    def lead(self) -> float:
+        """The lead on the hardest view, less what is asked for in the steps."""
+        return min(each.mean - each.asked for each in self._leads.values())
+
+    @property
+    def holds(self) -> bool:
+        """Whether all leads suffice, in the running mean and when they were last seen."""
+        return self.lead > 0 and all(each.last > each.asked for each in self._leads.values())
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the lead from draw to draw, on the random view where it is most.
+
+        In logits; 0 where no view is random.
+        """
+        return max((each.spread for each in self._leads.values() if each.random), default=0.0)
+
+    def see(self, lead: float, step: int) -> None:
+        """Take in the lead of a step on the present view."""
+        self._leads[self.view].see(lead, step)
+
+    def advance(self, step: int, *, refuted: bool) -> None:
+        """Choose the next area and view.
+
+        Args:
+            step: The next one's number, from 0.
+            refuted: Whether a check has just found what the steps do not see.
+        """
+        recipe, lead = self._recipe, self.lead
+        if self._budget is None and step > recipe.settling * recipe.steps:
+            below, above = recipe.follows
+            lead = min(lead, -below) if refuted else min(max(lead, -below), above)
+            self.area *= math.exp(-recipe.response * lead)
+        else:
+            # Where nothing of the label is left the gradient no longer tells which pixels matter.
+            least, most = recipe.hopeless
+            share = min(max((lead - least) / (most - least), 0.0), 1.0)
+            whole = math.log(self._first / self._lowest) / (recipe.descent * recipe.steps)
+            self.area *= math.exp(-whole * (share if self._budget is None else 1.0))
+            self.area = max(self.area, self._lowest)
+        self.area = min(self.area, self._largest)
+        self.view = self._next_view(step)
+
+    def _next_view(self, step: int) -> str:
+        """The hardest view, unless another one was not looked at for too long."""
+        overdue = {name: each.overdue(step) for name, each in self._leads.items()}
+        longest = max(overdue, key=lambda name: overdue[name])
+        if overdue[longest] >= 0:
+            return longest
+        return min(self._leads, key=lambda name: self._leads[name].mean - self._leads[name].asked)
+
+
+class _Lead:
+    """The lead on one view, as the steps see it."""
+
+    def __init__(self, recipe: ConstrainedRecipe, *, random: bool) -> None:
+        self.random = random
+        self._memory = recipe.memory if random else recipe.memory / 2
+        self._unseen = recipe.unseen[0 if random else 1]
+        self._ahead = recipe.ahead[0 if random else 1]
+        self._variance = FIRST_SPREAD**2
+        self._seen: int | None = None
+        self.mean = self.last = 0.0
+
+    @property
+    def asked(self) -> float:
+        """By how many logits the label must lead."""
+        return self._ahead * self.spread if self.random else self._ahead
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation around the running mean."""
+        return math.sqrt(self._variance)
+
+    def see(self, lead: float, step: int) -> None:
+        """Take in the lead of a step."""
+        if self._seen is None:
+            self.mean = lead
+        error = lead - self.mean
+        self.mean += (1 - self._memory) * error
+        # The running mean itself varies: the error's variance is 2 / (1 + memory) of the lead's.
+        variance = error**2 * (1 + self._memory) / 2
+        if self._seen is not None:
+            self._variance += (1 - SPREAD_MEMORY) * (variance - self._variance)
+        self.last, self._seen = lead, step
+
+    def overdue(self, step: int) -> float:
+        """Steps since the view should have been looked at again."""
+        return math.inf if self._seen is None else step - self._seen - self._unseen
