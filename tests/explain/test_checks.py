@@ -40,6 +40,21 @@ def test_margins_by_hand(
     assert float(margins) == pytest.approx(margin, abs=1e-5)
 
 
+def test_more_is_demanded_on_noise_alone(detector: expcam.Classifier) -> None:
+    everything = (red_square()[0] > 0)[None]
+    with frozen(detector.module):
+        problem = pose(detector, red_square(), None)
+        margins = {}
+        for objective in ("sufficient", "robust"):
+            check = Check(problem, OBJECTIVES[objective], bg.training_rng(0))
+            for demanded in (0.0, 100.0, 101.0):
+                check.demanded = demanded
+                margins[objective, demanded] = float(check.margins(everything, all_views=True))
+    assert margins["sufficient", 100.0] == margins["sufficient", 0.0]
+    assert margins["robust", 100.0] < margins["robust", 0.0]
+    assert margins["robust", 101.0] == pytest.approx(margins["robust", 100.0] - 1)
+
+
 def test_a_mask_that_fails_early_is_not_tried_further(detector: expcam.Classifier) -> None:
     nothing = torch.zeros(5, 32, 32, dtype=torch.bool)
     with frozen(detector.module):

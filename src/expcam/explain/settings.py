@@ -71,8 +71,8 @@ class ConstrainedRecipe:
     follows: tuple[float, float] = (0.75, 3.0)
     memory: float = 0.7
     unseen: tuple[int, int] = (3, 8)
-    ahead: tuple[float, float] = (2.0, 0.4)
-    demanded: float = 0.9
+    ahead: tuple[float, float] = (1.0, 0.1)
+    demanded: float = 0.7
     first_check: float = 0.43
     gain: float = 0.85
     pause: int = 3

@@ -163,6 +163,7 @@ class Search:
         self._best = _Candidate(largest, problem.allowed.float(), whole, 0.0)
         self._step = self._paused_until = 0
         self._found_at: int | None = None
+        self._nearest: _Candidate | None = None
 
     def propose(self) -> Tensor:
         """The composite of the next step, ``(1, 3, H, W)``."""
@@ -226,7 +227,8 @@ class Search:
             best = self._relaxed()
             return Solution(best.ranks > 0.5, best.ranks, cell=0)
         # A mask that was taken for less must not get worse.
-        self._check.demanded = best.demanded or best.margin
+        full = self._recipe.demanded * self._steering.spread
+        self._check.demanded = max(best.demanded, min(full, best.demanded + best.margin))
         pruned = prune(best.ranks > 0.5, self._check, self._recipe.most_passes)
         ranks = torch.where(pruned.mask, best.ranks, best.ranks.clamp(max=0.5))
         return Solution(pruned.mask, ranks, pruned.cell)
@@ -258,6 +260,8 @@ class Search:
             self._best, self._found_at = candidate, self._step
         elif not exact:
             self._paused_until = self._step + self._recipe.pause
+            if self._nearest is None or candidate.margin > self._nearest.margin:
+                self._nearest = candidate
 
     def _tried(
         self, logits: Tensor, area: float, demanded: float, *, all_views: bool = False
@@ -268,10 +272,12 @@ class Search:
         return _Candidate(area, ranks, float(margin), demanded)
 
     def _cut_once_more(self, demanded: float) -> None:
-        """Cut the last ranking, and the best one if any, at growing areas until one holds."""
-        start = min(self._steering.area, self._best.area)
-        found = [] if self._found_at is None else [self._best.ranks]
-        for logits in (self._mean_logits, *found):
+        """Cut the last ranking and the best one at growing areas until one holds."""
+        best = self._nearest if self._found_at is None else self._best
+        rankings = [(self._mean_logits, min(self._steering.area, self._best.area))]
+        if best is not None:
+            rankings.append((best.ranks, best.area))
+        for logits, start in rankings:
             for area in (factor * start for factor in LAST_FACTORS):
                 if area >= self._best.area:
                     break

@@ -81,7 +81,7 @@ class Steering:
         recipe, lead = self._recipe, self.lead
         if self._budget is None and step > recipe.settling * recipe.steps:
             below, above = recipe.follows
-            lead = min(lead, -below) if refuted else min(max(lead, -below), above)
+            lead = min(max(lead, -below), -below / 2 if refuted else above)
             self.area *= math.exp(-recipe.response * lead)
         else:
             # Where nothing of the label is left the gradient no longer tells which pixels matter.

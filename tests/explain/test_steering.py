@@ -1,0 +1,108 @@
+import math
+
+import pytest
+import torch
+
+from expcam.explain.objectives import OBJECTIVES
+from expcam.explain.settings import ConstrainedRecipe
+from expcam.explain.steering import Steering
+
+RECIPE = ConstrainedRecipe(
+    steps=100,
+    first_area=0.2,
+    descent=0.2,
+    settling=0.5,
+    hopeless=(-4, -2),
+    response=0.1,
+    follows=(0.5, 3.0),
+    ahead=(2.0, 0.4),
+)
+
+
+def steered(
+    lead: float, steps: int, *, budget: float | None = None, largest: float = 1.0
+) -> Steering:
+    """A search for what is sufficient on grey, its lead the same in all steps."""
+    steering = Steering(OBJECTIVES["sufficient"], RECIPE, budget=budget, largest=largest)
+    for step in range(steps):
+        steering.see(lead, step)
+        steering.advance(step + 1, refuted=False)
+    return steering
+
+
+def test_the_area_falls_to_the_typical_one_whether_the_label_holds_or_not() -> None:
+    typical = OBJECTIVES["sufficient"].typical_area
+    assert steered(-1.0, 10).area == pytest.approx(math.sqrt(0.2 * typical))
+    assert steered(-1.0, 20).area == pytest.approx(typical)
+    assert steered(-1.0, 50).area == pytest.approx(typical)
+
+
+def test_the_area_stays_where_nothing_of_the_label_is_left() -> None:
+    assert steered(-4.0, 20).area == pytest.approx(0.2)
+    # A lead of -2.6 less the 0.4 asked for: half way between hopeless and hopeful.
+    halfway = math.sqrt(0.2 * OBJECTIVES["sufficient"].typical_area)
+    assert steered(-2.6, 20).area == pytest.approx(halfway)
+
+
+@pytest.mark.parametrize(
+    ("lead", "exponent"),
+    [(1.4, -0.1), (0.4, 0.0), (0.2, 0.02), (-1.0, 0.05), (-100.0, 0.05), (9.0, -0.3)],
+)
+def test_the_area_follows_the_lead_once_settled(lead: float, exponent: float) -> None:
+    steering = steered(-100.0, 50)
+    steering.area = 0.1
+    # So often that nothing of the first lead is left in the running mean.
+    for step in range(50, 99):
+        steering.see(lead, step)
+    steering.advance(99, refuted=False)
+    assert steering.area == pytest.approx(0.1 * math.exp(exponent), rel=1e-6)
+
+
+def test_a_refuted_mask_grows_whatever_the_steps_see() -> None:
+    steering = steered(9.0, 50)
+    before = steering.area
+    steering.advance(51, refuted=True)
+    assert steering.area == pytest.approx(before * math.exp(0.025))
+
+
+def test_a_given_area_is_reached_and_kept() -> None:
+    assert steered(-100.0, 90, budget=0.05).area == pytest.approx(0.05)
+    assert steered(5.0, 90, budget=0.4).area == pytest.approx(0.4)
+    assert steered(5.0, 90, budget=0.4, largest=0.3).area == pytest.approx(0.3)
+
+
+def test_what_is_asked_on_noise_is_twice_the_spread_of_the_lead() -> None:
+    rng = torch.Generator().manual_seed(0)
+    steering = Steering(OBJECTIVES["robust"], RECIPE, budget=None, largest=1.0)
+    spreads, leads = [], []
+    for step in range(900):
+        noisy = steering.view == "normal"
+        steering.see(3 + 0.8 * float(torch.randn((), generator=rng)) if noisy else 9, step)
+        steering.advance(step + 1, refuted=False)
+        if step >= 100:
+            spreads.append(steering.spread)
+            leads.append(steering.lead + 2 * steering.spread)
+    assert sum(spreads) / len(spreads) == pytest.approx(0.8, rel=0.1)
+    assert sum(leads) / len(leads) == pytest.approx(3, rel=0.05)
+
+
+def test_the_hardest_view_is_next_and_all_are_seen_again() -> None:
+    steering = Steering(OBJECTIVES["robust"], RECIPE, budget=None, largest=1.0)
+    leads = {"normal": 6.0, "zero": 5.0, "blur": -1.0}
+    seen = []
+    for step in range(60):
+        seen.append(steering.view)
+        steering.see(leads[steering.view], step)
+        steering.advance(step + 1, refuted=False)
+    assert set(seen[:3]) == set(leads)
+    assert steering.lead == pytest.approx(-1.4)
+    assert not steering.holds
+    assert seen.count("blur") > 30
+    # Every third step or soon after, and every eighth.
+    assert 14 <= seen.count("normal") <= 20
+    assert 5 <= seen.count("zero") <= 8
+    leads["blur"] = 2.0
+    for step in range(60, 90):
+        steering.see(leads[steering.view], step)
+        steering.advance(step + 1, refuted=False)
+    assert steering.holds
