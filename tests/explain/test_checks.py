@@ -41,7 +41,7 @@ def test_margins_by_hand(
 
 
 def test_more_is_demanded_on_noise_alone(detector: expcam.Classifier) -> None:
-    everything = (red_square()[0] > 0)[None]
+    red = (red_square()[0] > 0)[None]
     with frozen(detector.module):
         problem = pose(detector, red_square(), None)
         margins = {}
@@ -49,7 +49,7 @@ def test_more_is_demanded_on_noise_alone(detector: expcam.Classifier) -> None:
             check = Check(problem, OBJECTIVES[objective], bg.training_rng(0))
             for demanded in (0.0, 100.0, 101.0):
                 check.demanded = demanded
-                margins[objective, demanded] = float(check.margins(everything, all_views=True))
+                margins[objective, demanded] = float(check.margins(red, all_views=True))
     assert margins["sufficient", 100.0] == margins["sufficient", 0.0]
     assert margins["robust", 100.0] < margins["robust", 0.0]
     assert margins["robust", 101.0] == pytest.approx(margins["robust", 100.0] - 1)

@@ -17,13 +17,14 @@ RECIPE = ConstrainedRecipe(
     follows=(0.5, 3.0),
     ahead=(2.0, 0.4),
 )
+EVERYWHERE = torch.ones(10, 10, dtype=torch.bool)
 
 
-def steered(
-    lead: float, steps: int, *, budget: float | None = None, largest: float = 1.0
-) -> Steering:
+def steered(lead: float, steps: int, *, budget: float | None = None, rows: int = 10) -> Steering:
     """A search for what is sufficient on grey, its lead the same in all steps."""
-    steering = Steering(OBJECTIVES["sufficient"], RECIPE, budget=budget, largest=largest)
+    allowed = torch.zeros(10, 10, dtype=torch.bool)
+    allowed[:rows] = True
+    steering = Steering(OBJECTIVES["sufficient"], RECIPE, budget=budget, allowed=allowed)
     for step in range(steps):
         steering.see(lead, step)
         steering.advance(step + 1, refuted=False)
@@ -34,7 +35,12 @@ def test_the_area_falls_to_the_typical_one_whether_the_label_holds_or_not() -> N
     typical = OBJECTIVES["sufficient"].typical_area
     assert steered(-1.0, 10).area == pytest.approx(math.sqrt(0.2 * typical))
     assert steered(-1.0, 20).area == pytest.approx(typical)
+    assert steered(+5.0, 20).area == pytest.approx(typical)
     assert steered(-1.0, 50).area == pytest.approx(typical)
+
+
+def test_the_area_never_falls_below_a_pixel() -> None:
+    assert steered(100.0, 99).area == 0.01
 
 
 def test_the_area_stays_where_nothing_of_the_label_is_left() -> None:
@@ -68,12 +74,12 @@ def test_a_refuted_mask_grows_whatever_the_steps_see() -> None:
 def test_a_given_area_is_reached_and_kept() -> None:
     assert steered(-100.0, 90, budget=0.05).area == pytest.approx(0.05)
     assert steered(5.0, 90, budget=0.4).area == pytest.approx(0.4)
-    assert steered(5.0, 90, budget=0.4, largest=0.3).area == pytest.approx(0.3)
+    assert steered(5.0, 90, budget=0.4, rows=3).area == pytest.approx(0.3)
 
 
 def test_what_is_asked_on_noise_is_twice_the_spread_of_the_lead() -> None:
     rng = torch.Generator().manual_seed(0)
-    steering = Steering(OBJECTIVES["robust"], RECIPE, budget=None, largest=1.0)
+    steering = Steering(OBJECTIVES["robust"], RECIPE, budget=None, allowed=EVERYWHERE)
     spreads, leads = [], []
     for step in range(900):
         noisy = steering.view == "normal"
@@ -87,7 +93,7 @@ def test_what_is_asked_on_noise_is_twice_the_spread_of_the_lead() -> None:
 
 
 def test_the_hardest_view_is_next_and_all_are_seen_again() -> None:
-    steering = Steering(OBJECTIVES["robust"], RECIPE, budget=None, largest=1.0)
+    steering = Steering(OBJECTIVES["robust"], RECIPE, budget=None, allowed=EVERYWHERE)
     leads = {"normal": 6.0, "zero": 5.0, "blur": -1.0}
     seen = []
     for step in range(60):

@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 STEEPNESS = 6.0
-"""Logits between probabilities of 5 and 95 %."""
+"""What the sigmoid maps to 95 % less what it maps to 5 %."""
+STEEPEST = 1e-3
+"""Least width of an edge, in standard deviations of the logits."""
 
 
 def project(logits: Tensor, allowed: Tensor, area: float, softness: float) -> Tensor:
@@ -17,19 +19,23 @@ def project(logits: Tensor, allowed: Tensor, area: float, softness: float) -> Te
         logits: ``(H, W)``.
         allowed: Boolean ``(H, W)``; elsewhere the probability is 0.
         area: Share of all pixels, in ``(0, 1]``.
-        softness: How many of the pixels inside the edge, and how many outside, as a share of the
-            mask, have probabilities between 5 and 95 %.
+        softness: Between the pixel so many ranks inside the edge and the one as many outside,
+            as a share of the mask, the probability falls from 95 to 5 %, if the logits fall evenly.
     """
     ranked, count, inside = _best(logits, allowed, area)
     reach = round(softness * count)
     width = ranked[max(0, count - 1 - reach)] - ranked[min(count + reach, len(ranked) - 1)]
-    return _probabilities(logits, ranked, count, inside, width / STEEPNESS) * allowed
+    # Where neighbours are equal, the edge would be infinitely steep.
+    steepest = STEEPEST * ranked.std(correction=0)
+    width = torch.maximum(width / STEEPNESS, steepest)
+    return _probabilities(logits, _edge(ranked, count), inside, width) * allowed
 
 
 def rank(logits: Tensor, allowed: Tensor, area: float) -> Tensor:
     """The same with an edge as wide as the logits spread: the probabilities rank all pixels."""
     ranked, count, inside = _best(logits, allowed, area)
-    return _probabilities(logits, ranked, count, inside, ranked.std(correction=0)) * allowed
+    width = ranked.std(correction=0)
+    return _probabilities(logits, _edge(ranked, count), inside, width) * allowed
 
 
 def _best(logits: Tensor, allowed: Tensor, area: float) -> tuple[Tensor, int, Tensor]:
@@ -41,10 +47,12 @@ def _best(logits: Tensor, allowed: Tensor, area: float) -> tuple[Tensor, int, Te
     return ranked, count, torch.zeros_like(allowed).masked_scatter(allowed, kept)
 
 
-def _probabilities(
-    logits: Tensor, ranked: Tensor, count: int, inside: Tensor, width: Tensor
-) -> Tensor:
-    edge = (ranked[count - 1] + ranked[min(count, len(ranked) - 1)]) / 2
+def _edge(ranked: Tensor, count: int) -> Tensor:
+    """Half way between the last logit inside and the first outside."""
+    return (ranked[count - 1] + ranked[min(count, len(ranked) - 1)]) / 2
+
+
+def _probabilities(logits: Tensor, edge: Tensor, inside: Tensor, width: Tensor) -> Tensor:
     probability = torch.sigmoid((logits - edge) / (width + 1e-12))
     # Pixels of equal logits may lie on both sides of the edge.
     return torch.where(inside, probability.clamp(min=0.5 + 1e-6), probability.clamp(max=0.5))

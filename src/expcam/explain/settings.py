@@ -24,7 +24,7 @@ class ConstrainedRecipe:
             gradient of the residual logits is smoothed at first; it falls to half of that.
         averaging: Decay of the running mean of the logits, which is what masks are cut from.
         softest: At the first step, how many pixels on either side of the mask's edge are neither
-            on nor off, as a share of the mask.
+            on nor off, as a share of the mask; see `project`.
         hardest: The same at the last step.
         first_area: Where the area starts.
         descent: Share of the steps in which it falls to what is typical of the objective, where
@@ -37,9 +37,10 @@ class ConstrainedRecipe:
         memory: Decay of the running mean of a random view's lead; half as much for the others.
         unseen: Steps after which a random view is looked at again, and another one, also where
             it is not the hardest.
-        ahead: By how much the label must lead in the steps: on random views, in standard
-            deviations of its lead from draw to draw; on others, in logits.
-        demanded: The same on each random view of a check.
+        ahead: By how much the label must lead in the steps, in the running mean and when last
+            seen: on random views, in standard deviations of its lead from draw to draw; on others,
+            in logits. What the area follows is the lead beyond that.
+        demanded: The same on each random view of a check, so that the mean must be larger.
         first_check: Share of the steps before which no mask is checked.
         gain: A mask is checked when its area is below this share of the best one's.
         pause: Steps without a check after one that failed; the area grows meanwhile.

@@ -21,13 +21,13 @@ when it is switched on is not seen in a derivative taken where it is off.
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from expcam.explain import backgrounds as bg
+from expcam.explain.baselines import centred_disc
 from expcam.explain.checks import Check, leads
 from expcam.explain.generators import fitted
 from expcam.explain.guess import first_guess
@@ -45,6 +45,8 @@ MATCHING = {"act", "kl", "rob"}
 """Terms that compare with what the classifier makes of the whole image."""
 LAST_FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4, 1.6, 2.0, 2.5, 3.5, 5.0, 8.0)
 """Factors on the area at the end, at which the rankings are cut once more, until one holds."""
+GUESSED_AREAS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)
+"""At which the first guess and a centred disc are cut, where they are smaller than the best."""
 RELAXED_AREAS = (0.1, 0.2, 0.3, 0.4, 0.5)
 """What is tried where no mask passed on all views."""
 
@@ -127,9 +129,15 @@ def solve_constrained(
         if not running:
             break
         composites = [search.propose() for search in running]
-        half = torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext()
-        with half:
-            responses = respond([each.problem for each in running], composites, taps=taps)
+        asked = [search.problem for search in running]
+        try:
+            with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+                responses = respond(asked, composites, taps=taps)
+        except RuntimeError:
+            if not mixed:
+                raise
+            mixed = False  # not every operation exists in bfloat16
+            responses = respond(asked, composites, taps=taps)
         losses = [
             search.judge(response) for search, response in zip(running, responses, strict=True)
         ]
@@ -152,16 +160,17 @@ class Search:
         self.finished = False
         self._recipe, self._budget = recipe, task.area
         asked = OBJECTIVES[task.objective]
-        largest = float(problem.allowed.float().mean())
-        self._steering = Steering(asked, recipe, budget=task.area, largest=largest)
+        self._steering = Steering(asked, recipe, budget=task.area, allowed=problem.allowed)
         self._rng = bg.training_rng(task.seed)
         self._check = Check(problem, asked, self._rng)
-        self._generator = fitted(recipe.generator, problem.x, first_guess(problem), task.seed)
+        self._guess = first_guess(problem)
+        self._generator = fitted(recipe.generator, problem.x, self._guess, task.seed)
         self._updates = Updates(self._generator, recipe)
         # Of a given area nothing is known yet; else all pixels are the mask to improve on.
         whole = -torch.inf if task.area else float(self._check.margins(problem.allowed[None]))
-        self._best = _Candidate(largest, problem.allowed.float(), whole, 0.0)
-        self._step = self._paused_until = 0
+        allowed = problem.allowed.float()
+        self._best = _Candidate(float(allowed.mean()), allowed, whole, 0.0)
+        self._step = self._paused_until = self._last_found = 0
         self._found_at: int | None = None
         self._nearest: _Candidate | None = None
 
@@ -207,7 +216,7 @@ class Search:
             if checking and smaller and step >= self._paused_until and self._steering.holds:
                 self._consider()
             # While the edge is soft, a mask may hold that does not when it is cut.
-            waited = step - max(self._found_at or 0, recipe.steps // 2)
+            waited = step - max(self._last_found, recipe.steps // 2)
             self.finished = waited >= recipe.patience
         elif checking and step % recipe.interval == recipe.interval - 1:
             self._consider()
@@ -219,16 +228,16 @@ class Search:
         if self._budget is not None:
             return Solution(self._best.ranks > 0.5, self._best.ranks, cell=0)
         self._cut_once_more(self._demanded)
-        if self._found_at is None:
+        if self._found_at is None and self._demanded > 0:
             # No mask leads by as much as was asked for: it is enough that it leads.
             self._cut_once_more(0.0)
         best = self._best
         if best.margin <= 0:
             best = self._relaxed()
             return Solution(best.ranks > 0.5, best.ranks, cell=0)
-        # A mask that was taken for less must not get worse.
+        # Where less had to do, pruning may spend half of what the mask has beyond that.
         full = self._recipe.demanded * self._steering.spread
-        self._check.demanded = max(best.demanded, min(full, best.demanded + best.margin))
+        self._check.demanded = max(best.demanded, min(full, best.demanded + best.margin / 2))
         pruned = prune(best.ranks > 0.5, self._check, self._recipe.most_passes)
         ranks = torch.where(pruned.mask, best.ranks, best.ranks.clamp(max=0.5))
         return Solution(pruned.mask, ranks, pruned.cell)
@@ -242,12 +251,13 @@ class Search:
     def _demanded(self) -> float:
         """By how many logits the label must lead on the random views of a check.
 
-        In the second half of the steps it becomes less as long as no mask was found. Masks of a
-        given area are compared by their leads alone.
+        In the second half of the steps it becomes less until a mask is found. Masks of a given
+        area are compared by their leads alone.
         """
         if self._budget is not None:
             return 0.0
-        left = 1.0 if self._found_at is not None else min(1.0, 2 - 2 * self._progress)
+        until = self._step if self._found_at is None else self._found_at
+        left = min(1.0, 2 - 2 * until / self._recipe.steps)
         return left * self._recipe.demanded * self._steering.spread
 
     def _consider(self) -> None:
@@ -257,7 +267,7 @@ class Search:
             self._mean_logits, self._steering.area, self._demanded, all_views=exact
         )
         if candidate.margin > (self._best.margin if exact else 0):
-            self._best, self._found_at = candidate, self._step
+            self._remember(candidate)
         elif not exact:
             self._paused_until = self._step + self._recipe.pause
             if self._nearest is None or candidate.margin > self._nearest.margin:
@@ -271,23 +281,32 @@ class Search:
         margin = self._check.margins((ranks > 0.5)[None], all_views=all_views)
         return _Candidate(area, ranks, float(margin), demanded)
 
+    def _remember(self, best: _Candidate) -> None:
+        self._best, self._last_found = best, self._step
+        if self._found_at is None:
+            self._found_at = self._step
+
     def _cut_once_more(self, demanded: float) -> None:
-        """Cut the last ranking and the best one at growing areas until one holds."""
+        """Cut rankings at growing areas until one holds: the last, the best, and simple ones."""
         best = self._nearest if self._found_at is None else self._best
-        rankings = [(self._mean_logits, min(self._steering.area, self._best.area))]
+        cuts = [(self._mean_logits, _around(min(self._steering.area, self._best.area)))]
         if best is not None:
-            rankings.append((best.ranks, best.area))
-        for logits, start in rankings:
-            for area in (factor * start for factor in LAST_FACTORS):
+            cuts.append((best.ranks, _around(best.area)))
+        # Attribution and a disc are what masks are compared with: ours need be no larger.
+        disc = centred_disc(self.problem.classifier, self.problem.x, self.problem.label)
+        cuts += [(self._guess, GUESSED_AREAS), (disc, GUESSED_AREAS)]
+        for logits, areas in cuts:
+            for area in areas:
                 if area >= self._best.area:
                     break
                 candidate = self._tried(logits, area, demanded)
                 if candidate.margin > 0:
-                    self._best, self._found_at = candidate, self._step
+                    self._remember(candidate)
                     break
 
     def _relaxed(self) -> _Candidate:
         """Of a few level sets of the last logits the smallest that holds on most views."""
+        self._check.demanded = 0.0
         for area in (each for each in RELAXED_AREAS if each < self._best.area):
             ranks = rank(self._mean_logits, self.problem.allowed, area)
             if self._check.share(ranks > 0.5) >= self._recipe.acceptable:
@@ -295,10 +314,16 @@ class Search:
         return self._best
 
 
+def _around(area: float) -> tuple[float, ...]:
+    return tuple(factor * area for factor in LAST_FACTORS)
+
+
 def _computes_in_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies in bfloat16, which halves the time of a training step."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
-        return device.type == "cuda"
+        return False
     # An older torch does not say.
     features = getattr(torch.cpu, "get_capabilities", dict[str, bool])()
     return bool(features.get("avx512_bf16") or features.get("amx_bf16"))

@@ -2,6 +2,8 @@
 
 import math
 
+from torch import Tensor
+
 from expcam.explain import backgrounds as bg
 from expcam.explain.objectives import Objective
 from expcam.explain.settings import ConstrainedRecipe
@@ -31,7 +33,7 @@ class Steering:
         recipe: ConstrainedRecipe,
         *,
         budget: float | None,
-        largest: float,
+        allowed: Tensor,
     ) -> None:
         """Start at the recipe's first area.
 
@@ -39,14 +41,15 @@ class Steering:
             objective: What is asked for.
             recipe: Settings.
             budget: The area to end at; None where it follows the leads.
-            largest: Share of the pixels that are allowed.
+            allowed: Boolean ``(H, W)``; pixels that the mask may keep.
         """
         names = [*objective.training, *([REMOVAL] if objective.removal else [])]
         self._leads = {name: _Lead(recipe, random=name in bg.RANDOM) for name in names}
-        self._recipe, self._budget, self._largest = recipe, budget, largest
+        self._recipe, self._budget = recipe, budget
+        self._smallest, self._largest = 1 / allowed.numel(), float(allowed.float().mean())
         self._lowest = budget or objective.typical_area
         self._first = max(recipe.first_area, self._lowest)
-        self.area = min(self._first, largest)
+        self.area = min(self._first, self._largest)
         self.view = names[0]
 
     @property
@@ -90,7 +93,7 @@ class Steering:
             whole = math.log(self._first / self._lowest) / (recipe.descent * recipe.steps)
             self.area *= math.exp(-whole * (share if self._budget is None else 1.0))
             self.area = max(self.area, self._lowest)
-        self.area = min(self.area, self._largest)
+        self.area = min(max(self.area, self._smallest), self._largest)
         self.view = self._next_view(step)
 
     def _next_view(self, step: int) -> str:
