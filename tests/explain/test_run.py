@@ -10,7 +10,8 @@ from expcam.errors import ImageError, OptionError, TargetError
 from expcam.explain.objectives import OBJECTIVES
 from expcam.explain.published import PublishedRecipe, solve_published
 from expcam.explain.recipes import RECIPES
-from expcam.explain.solver import ConstrainedRecipe, solve_constrained
+from expcam.explain.settings import ConstrainedRecipe
+from expcam.explain.solver import solve_constrained
 from tests.explain.test_taps import hooks
 from tests.helpers import EXAMPLES, red_square
 

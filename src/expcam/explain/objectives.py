@@ -24,7 +24,7 @@ class Objective:
         checks: Backgrounds on which a hard mask must keep it to be taken.
         removal: Whether the label must be lost when the mask's pixels are replaced by the mean
             colour.
-        typical_area: What such masks take of a photograph; from there a solver begins to steer.
+        typical_area: What such masks take of a photograph; a solver goes there first.
     """
 
     title: str

@@ -21,7 +21,7 @@ class Pruned:
 
     Attributes:
         mask: Boolean ``(H, W)``. None of its connected pieces, and none of the blocks it
-            touches, can be dropped without losing the property asked for.
+            touches, can be dropped without losing what the check asks for.
         cell: Side of the blocks in pixels.
     """
 

@@ -123,7 +123,7 @@ def solve_constrained(
     device = problems[0].x.device
     mixed = recipe.mixed_precision
     if mixed is None:
-        mixed = _computes_in_bfloat16(device)
+        mixed = computes_in_bfloat16(device)
     for step in range(recipe.steps):
         running = [search for search in searches if not search.finished]
         if not running:
@@ -318,7 +318,7 @@ def _around(area: float) -> tuple[float, ...]:
     return tuple(factor * area for factor in LAST_FACTORS)
 
 
-def _computes_in_bfloat16(device: torch.device) -> bool:
+def computes_in_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies in bfloat16, which halves the time of a training step."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -58,7 +58,8 @@ def minimality(explanation: Explanation) -> str:
     return (
         "The mask is locally minimal: no connected piece of it and no block of "
         f"{explanation.cell}×{explanation.cell} pixels that it touches could be dropped on the "
-        "solver's own backgrounds. It is not proven to be the smallest."
+        "solver's own backgrounds, on noise with some lead to spare. It is not proven to be the "
+        "smallest."
     )
 
 
