@@ -46,7 +46,8 @@ class Explanation:
             is kept on such a background.
         cell: Side in pixels of the blocks at which the mask is locally minimal: no block that it
             touches and no connected piece of it can be dropped without losing, on the solver's
-            own backgrounds, what was asked for: the label, on noise with some lead to spare. 0 where nothing of the kind is claimed.
+            own backgrounds, what was asked for: the label, on noise with some lead to spare. 0
+            where nothing of the kind is claimed.
         seconds: Time the mask took; of several images solved together, an equal share.
         cost: Work in forward and backward passes of the classifier on one image, all included;
             a forward pass alone counts a third.
