@@ -20,6 +20,12 @@ from expcam.explain.steering import Steering
 from tests.helpers import red_square
 
 
+def one_step(search: Search) -> None:
+    (response,) = respond([search.problem], [search.propose()], taps=False)
+    search.judge(response).backward()
+    search.learn()
+
+
 def solved(classifier: expcam.Classifier, recipe: ConstrainedRecipe) -> Solution:
     with frozen(classifier.module):
         problem = pose(classifier, red_square(), None)
@@ -101,9 +107,7 @@ def test_the_steps_look_at_every_background_and_mostly_at_the_hardest(
         search = Search(problem, ConstrainedRecipe(steps=60), Task("robust", None, seed=0))
         drawn.clear()
         for _ in range(60):
-            (response,) = respond([problem], [search.propose()], taps=False)
-            search.judge(response).backward()
-            search.learn()
+            one_step(search)
     # Noise is looked at in every third step, blur in every eighth.
     assert set(drawn) == {"normal", "zero", "blur"}
     assert 18 <= drawn.count("normal") <= 23
@@ -158,9 +162,7 @@ def test_the_search_ends_when_it_no_longer_improves(detector: expcam.Classifier)
             search = Search(problem, recipe, Task("robust", None, seed=0))
             taken = 0
             while not search.finished and taken < recipe.steps:
-                (response,) = respond([problem], [search.propose()], taps=False)
-                search.judge(response).backward()
-                search.learn()
+                one_step(search)
                 taken += 1
         steps.append(taken)
     assert 70 < steps[0] < steps[1] == 140
