@@ -33,6 +33,18 @@ TUNED_ON = (
     "trench_coat",
     "trilobite",
     "Bedlington_terrier",
+    "box_turtle",
+    "chambered_nautilus",
+    "French_bulldog",
+    "sulphur_butterfly",
+    "bookcase",
+    "dishrag",
+    "joystick",
+    "nail",
+    "recreational_vehicle",
+    "sunglasses",
+    "comic_book",
+    "bolete",
 )
 """Parts of the names of the photographs that were looked at while settings were chosen."""
 SPLITS = ("held-out", "tuned", "all")

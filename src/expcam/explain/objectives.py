@@ -24,14 +24,12 @@ class Objective:
         checks: Backgrounds on which a hard mask must keep it to be taken.
         removal: Whether the label must be lost when the mask's pixels are replaced by the mean
             colour.
-        typical_area: What such masks take of a photograph; a solver goes there first.
     """
 
     title: str
     training: Sequence[str]
     checks: Sequence[str]
     removal: bool
-    typical_area: float
 
 
 CHECKS: Sequence[str] = ("zero", "blur", *["normal"] * 10)
@@ -46,28 +44,24 @@ OBJECTIVES: dict[str, Objective] = {
         training=TRAINING,
         checks=CHECKS,
         removal=False,
-        typical_area=0.04,
     ),
     "sufficient": Objective(
         title="that keeps the label on the mean colour",
         training=("zero",),
         checks=("zero",),
         removal=False,
-        typical_area=0.015,
     ),
     "necessary": Objective(
         title="without which the label is lost",
         training=(),
         checks=(),
         removal=True,
-        typical_area=0.04,
     ),
     "both": Objective(
         title="that keeps the label on any background and without which it is lost",
         training=TRAINING,
         checks=CHECKS,
         removal=True,
-        typical_area=0.06,
     ),
 }
 DEFAULT_OBJECTIVE = "robust"

@@ -14,7 +14,8 @@ class ConstrainedRecipe:
             added; they made masks that keep the label on one background several times larger.
         removal_weights: Terms for the image without them.
         steps: Number of updates, at most.
-        patience: Stop when so many steps of the second half have found no better mask.
+        patience: Stop when so many steps of the second half have found no mask better than one
+            found before.
         shared_rate: Learning rate of the generator's filters (Adam).
         residual_rate: Step of the residual logits along the normalised gradient, in standard
             deviations of the mask logits.
@@ -26,14 +27,14 @@ class ConstrainedRecipe:
         softest: At the first step, how many pixels on either side of the mask's edge are neither
             on nor off, as a share of the mask; see `project`.
         hardest: The same at the last step.
+        binary_from: Share of the steps after which fixed backgrounds are seen beside the hard
+            mask, with straight-through gradients.
         first_area: Where the area starts.
-        descent: Share of the steps in which it falls to what is typical of the objective, where
-            nothing holds it up.
-        hopeless: The hardest view's lead, in logits, below which the area does not fall, and
-            that above which it falls undiminished.
-        settling: Share of the steps after which the area follows the leads.
+        descent: Share of the steps in which it falls to the area that is given, if one is.
         response: Change of the logarithm of the area for each logit of the hardest view's lead.
         follows: By how many logits a lead counts at most, below and above 0.
+        trailing: By how many logits the label may trail at first.
+        settling: Share of the steps in which this falls to 0.
         memory: Decay of the running mean of a random view's lead; half as much for the others.
         unseen: Steps after which a random view is looked at again, and another one, also where
             it is not the hardest.
@@ -54,8 +55,8 @@ class ConstrainedRecipe:
     generator: str = "autoencoder"
     weights: tuple[tuple[str, float], ...] = (("hold", 1.0), ("tv", 1.0))
     removal_weights: tuple[tuple[str, float], ...] = (("lose", 1.0), ("tv", 0.3))
-    steps: int = 140
-    patience: int = 60
+    steps: int = 190
+    patience: int = 80
     shared_rate: float = 1e-5
     residual_rate: float = 0.1
     last_rate: float = 0.1
@@ -64,12 +65,13 @@ class ConstrainedRecipe:
     averaging: float = 0.8
     softest: float = 1.0
     hardest: float = 0.05
+    binary_from: float = 0.4
     first_area: float = 0.2
     descent: float = 0.22
-    hopeless: tuple[float, float] = (-4.0, -2.0)
-    settling: float = 0.36
     response: float = 0.03
     follows: tuple[float, float] = (0.75, 3.0)
+    trailing: float = 3.0
+    settling: float = 0.7
     memory: float = 0.7
     unseen: tuple[int, int] = (3, 8)
     ahead: tuple[float, float] = (1.0, 0.1)

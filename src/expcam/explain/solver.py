@@ -1,11 +1,12 @@
 """The default solver: the smallest area under which the label holds, steered by constraint.
 
 A generator ranks the pixels; the mask is the best-ranked share ``area`` of them, so that no
-weight has to be tuned to make it small. The area falls fast, whether the label still holds or
-not: where too few pixels are left, the gradient tells which of them matter most. It stops where
-nothing of the label is left to tell. From there on the area follows the lead of the label on the
-hardest view, up where it fails and down where it holds. The smallest hard mask that passed a
-check on all backgrounds is remembered throughout, and in the end it is pruned.
+weight has to be tuned to make it small. The area follows the lead of the label on the hardest
+view, up where it is too little and down where it is more than enough. At first the label may
+trail: while steps are large and the edge is soft, a mask of the right area trails by logits, which
+it makes up as both are refined; and where too few pixels are left, the gradient tells which of
+them matter most. How far it may trail falls to nothing on the way. The smallest hard mask that
+passed a check on all backgrounds is remembered throughout, and in the end it is pruned.
 
 On noise the lead varies from draw to draw. How much differs from mask to mask, and is measured
 on the way: what is asked for there, in the steps and in the checks, is in standard deviations.
@@ -17,7 +18,9 @@ running mean of the logits: a gradient on one draw of noise is mostly noise itse
 
 Where a mask ends it is soft at first and hardens as the training goes on. Straight-through
 gradients alone, taken at a hard mask, mislead: what a pixel far from the mask's edge would do
-when it is switched on is not seen in a derivative taken where it is off.
+when it is switched on is not seen in a derivative taken where it is off. But what is learned
+beside a fixed background with a soft edge alone need not hold without it, by several logits; so
+that later on such backgrounds are seen beside the hard mask.
 """
 
 from collections.abc import Sequence
@@ -183,6 +186,10 @@ class Search:
         self._mean_logits: Tensor = before.lerp(self._logits, 1 - recipe.averaging)
         softness = recipe.softest * (recipe.hardest / recipe.softest) ** self._progress
         keep = project(logits, self.problem.allowed, steering.area, softness)
+        if steering.view not in bg.RANDOM and self._progress >= recipe.binary_from:
+            # Noise differs from draw to draw; on what stays the same the steps would learn to
+            # live off the soft edge, which no hard mask has.
+            keep = keep + ((keep > 0.5).float() - keep).detach()
         self._probability = keep
         if steering.view == REMOVAL:
             return ((1 - keep) * x)[None]
@@ -217,7 +224,7 @@ class Search:
                 self._consider()
             # While the edge is soft, a mask may hold that does not when it is cut.
             waited = step - max(self._last_found, recipe.steps // 2)
-            self.finished = waited >= recipe.patience
+            self.finished = self._found_at is not None and waited >= recipe.patience
         elif checking and step % recipe.interval == recipe.interval - 1:
             self._consider()
         self._step += 1

@@ -47,8 +47,7 @@ class Steering:
         self._leads = {name: _Lead(recipe, random=name in bg.RANDOM) for name in names}
         self._recipe, self._budget = recipe, budget
         self._smallest, self._largest = 1 / allowed.numel(), float(allowed.float().mean())
-        self._lowest = budget or objective.typical_area
-        self._first = max(recipe.first_area, self._lowest)
+        self._first = max(recipe.first_area, budget or 0.0)
         self.area = min(self._first, self._largest)
         self.view = names[0]
 
@@ -81,18 +80,15 @@ class Steering:
             step: The next one's number, from 0.
             refuted: Whether a check has just found what the steps do not see.
         """
-        recipe, lead = self._recipe, self.lead
-        if self._budget is None and step > recipe.settling * recipe.steps:
+        recipe, lead, progress = self._recipe, self.lead, step / self._recipe.steps
+        if self._budget is None:
             below, above = recipe.follows
+            lead += recipe.trailing * max(0.0, 1 - progress / recipe.settling)
             lead = min(max(lead, -below), -below / 2 if refuted else above)
             self.area *= math.exp(-recipe.response * lead)
         else:
-            # Where nothing of the label is left the gradient no longer tells which pixels matter.
-            least, most = recipe.hopeless
-            share = min(max((lead - least) / (most - least), 0.0), 1.0)
-            whole = math.log(self._first / self._lowest) / (recipe.descent * recipe.steps)
-            self.area *= math.exp(-whole * (share if self._budget is None else 1.0))
-            self.area = max(self.area, self._lowest)
+            fallen = min(progress / recipe.descent, 1.0)
+            self.area = self._first * (self._budget / self._first) ** fallen
         self.area = min(max(self.area, self._smallest), self._largest)
         self.view = self._next_view(step)
 
