@@ -1,5 +1,6 @@
 """Whether a hard mask does what was asked, on backgrounds fixed beforehand."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,11 +49,8 @@ class Check:
 
     def __init__(self, problem: Problem, objective: Objective, rng: torch.Generator) -> None:
         self.demanded = 0.0
-        self._problem = problem
-        self._views = [
-            _View(bg.BACKGROUNDS[name](problem.x, rng), False, name in bg.RANDOM)
-            for name in objective.checks
-        ]
+        self._problem, self._objective, self._rng = problem, objective, rng
+        self._views = self._beside(objective.checks)
         if objective.removal:
             self._views.append(_View(torch.zeros_like(problem.x), True, False))
 
@@ -85,6 +83,16 @@ class Check:
                 self._views.insert(0, self._views.pop(hardest))
             tried += size
         return worst
+
+    def widen(self) -> None:
+        """Add the views on which a mask is confirmed; those so far have chosen it among many."""
+        self._views += self._beside(self._objective.confirmation)
+
+    def _beside(self, names: Sequence[str]) -> list[_View]:
+        return [
+            _View(bg.BACKGROUNDS[name](self._problem.x, self._rng), False, name in bg.RANDOM)
+            for name in names
+        ]
 
     @property
     def cost(self) -> float:

@@ -22,6 +22,7 @@ class Objective:
         training: Backgrounds on which the mask's pixels alone must keep the label, as the steps
             of a solver see them; none where keeping is not asked for.
         checks: Backgrounds on which a hard mask must keep it to be taken.
+        confirmation: Further ones for what is left in the end.
         removal: Whether the label must be lost when the mask's pixels are replaced by the mean
             colour.
     """
@@ -29,13 +30,17 @@ class Objective:
     title: str
     training: Sequence[str]
     checks: Sequence[str]
+    confirmation: Sequence[str] = ()
     removal: bool
 
 
 CHECKS: Sequence[str] = ("zero", "blur", *["normal"] * 10)
 """On which a solver checks a robust mask. Gaussian noise is the hardest to withstand."""
+CONFIRMATION: Sequence[str] = ("normal", "uniform") * 6
+"""On which it confirms what it found: of many masks that are tried on the same draws the one that
+is taken has been lucky."""
 TRAINING: Sequence[str] = ("normal", "zero", "blur")
-"""What holds on these holds on uniform noise as well."""
+"""What holds on these holds on uniform noise as well, mostly."""
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -43,6 +48,7 @@ OBJECTIVES: dict[str, Objective] = {
         title="that keeps the label on any background",
         training=TRAINING,
         checks=CHECKS,
+        confirmation=CONFIRMATION,
         removal=False,
     ),
     "sufficient": Objective(
@@ -61,6 +67,7 @@ OBJECTIVES: dict[str, Objective] = {
         title="that keeps the label on any background and without which it is lost",
         training=TRAINING,
         checks=CHECKS,
+        confirmation=CONFIRMATION,
         removal=True,
     ),
 }

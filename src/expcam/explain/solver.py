@@ -24,7 +24,7 @@ that later on such backgrounds are seen beside the hard mask.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -93,13 +93,11 @@ class _Candidate:
         area: Share of pixels.
         ranks: Probabilities ``(H, W)`` that rank all pixels; the mask is where they exceed 0.5.
         margin: What the check said; above 0 the mask holds.
-        demanded: By how many logits the label had to lead on the check's random views.
     """
 
     area: float
     ranks: Tensor
     margin: float
-    demanded: float
 
 
 def solve_constrained(
@@ -172,7 +170,8 @@ class Search:
         # Of a given area nothing is known yet; else all pixels are the mask to improve on.
         whole = -torch.inf if task.area else float(self._check.margins(problem.allowed[None]))
         allowed = problem.allowed.float()
-        self._best = _Candidate(float(allowed.mean()), allowed, whole, 0.0)
+        self._whole = _Candidate(float(allowed.mean()), allowed, whole)
+        self._best = self._whole
         self._step = self._paused_until = self._last_found = 0
         self._found_at: int | None = None
         self._nearest: _Candidate | None = None
@@ -234,17 +233,15 @@ class Search:
         """The best mask, pruned unless its area was given."""
         if self._budget is not None:
             return Solution(self._best.ranks > 0.5, self._best.ranks, cell=0)
-        self._cut_once_more(self._demanded)
-        if self._found_at is None and self._demanded > 0:
-            # No mask leads by as much as was asked for: it is enough that it leads.
-            self._cut_once_more(0.0)
+        self._confirm()
+        self._cut_once_more()
         best = self._best
         if best.margin <= 0:
             best = self._relaxed()
             return Solution(best.ranks > 0.5, best.ranks, cell=0)
-        # Where less had to do, pruning may spend half of what the mask has beyond that.
+        # Pruning may spend half of what the mask leads by, and all that is more than was asked for.
         full = self._recipe.demanded * self._steering.spread
-        self._check.demanded = max(best.demanded, min(full, best.demanded + best.margin / 2))
+        self._check.demanded = min(full, best.margin / 2)
         pruned = prune(best.ranks > 0.5, self._check, self._recipe.most_passes)
         ranks = torch.where(pruned.mask, best.ranks, best.ranks.clamp(max=0.5))
         return Solution(pruned.mask, ranks, pruned.cell)
@@ -286,16 +283,28 @@ class Search:
         self._check.demanded = demanded
         ranks = rank(logits, self.problem.allowed, area)
         margin = self._check.margins((ranks > 0.5)[None], all_views=all_views)
-        return _Candidate(area, ranks, float(margin), demanded)
+        return _Candidate(area, ranks, float(margin))
 
     def _remember(self, best: _Candidate) -> None:
         self._best, self._last_found = best, self._step
         if self._found_at is None:
             self._found_at = self._step
 
-    def _cut_once_more(self, demanded: float) -> None:
+    def _confirm(self) -> None:
+        """Try the best mask on views that had no part in choosing it; there it need only lead."""
+        self._check.widen()
+        if self._best is self._whole:
+            return
+        self._check.demanded = 0.0
+        margin = float(self._check.margins((self._best.ranks > 0.5)[None]))
+        if margin > 0:
+            self._best = replace(self._best, margin=margin)
+        else:
+            self._nearest, self._best = self._best, self._whole
+
+    def _cut_once_more(self) -> None:
         """Cut rankings at growing areas until one holds: the last, the best, and simple ones."""
-        best = self._nearest if self._found_at is None else self._best
+        best = self._nearest if self._best is self._whole else self._best
         cuts = [(self._mean_logits, _around(min(self._steering.area, self._best.area)))]
         if best is not None:
             cuts.append((best.ranks, _around(best.area)))
@@ -306,7 +315,7 @@ class Search:
             for area in areas:
                 if area >= self._best.area:
                     break
-                candidate = self._tried(logits, area, demanded)
+                candidate = self._tried(logits, area, 0.0)
                 if candidate.margin > 0:
                     self._remember(candidate)
                     break
@@ -317,7 +326,7 @@ class Search:
         for area in (each for each in RELAXED_AREAS if each < self._best.area):
             ranks = rank(self._mean_logits, self.problem.allowed, area)
             if self._check.share(ranks > 0.5) >= self._recipe.acceptable:
-                return _Candidate(area, ranks, 0.0, 0.0)
+                return _Candidate(area, ranks, 0.0)
         return self._best
 
 
