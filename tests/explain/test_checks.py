@@ -55,6 +55,21 @@ def test_more_is_demanded_on_noise_alone(detector: expcam.Classifier) -> None:
     assert margins["robust", 101.0] == pytest.approx(margins["robust", 100.0] - 1)
 
 
+@pytest.mark.parametrize(("objective", "before", "after"), [("robust", 12, 24), ("necessary", 1, 1)])
+def test_confirmation_takes_further_draws(
+    detector: expcam.Classifier, objective: str, before: int, after: int
+) -> None:
+    red = (red_square()[0] > 0)[None]
+    with frozen(detector.module):
+        problem = pose(detector, red_square(), None)
+        check = Check(problem, OBJECTIVES[objective], bg.training_rng(0))
+        for expected in (before, after):
+            spent = problem.passes.forward
+            check.margins(red, all_views=True)
+            assert problem.passes.forward - spent == expected
+            check.widen()
+
+
 def test_a_mask_that_fails_early_is_not_tried_further(detector: expcam.Classifier) -> None:
     nothing = torch.zeros(5, 32, 32, dtype=torch.bool)
     with frozen(detector.module):

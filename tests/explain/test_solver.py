@@ -171,19 +171,35 @@ def test_a_disc_is_taken_where_the_search_finds_nothing_smaller(
     assert areas[0] <= 0.4 < 0.9 < areas[1]
 
 
+def test_what_is_not_confirmed_is_cut_again(
+    detector: expcam.Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = ConstrainedRecipe(trailing=0.0)
+    confirmed = solved(detector, recipe)
+    margins = Check.margins
+
+    def strict(check: Check, masks: torch.Tensor, **options: bool) -> torch.Tensor:
+        large = masks.flatten(1).float().mean(1) >= 0.1
+        return torch.where(large, margins(check, masks, **options), -1.0)
+
+    monkeypatch.setattr(Check, "widen", lambda _: monkeypatch.setattr(Check, "margins", strict))
+    assert confirmed.mask.float().mean() < 0.1 <= solved(detector, recipe).mask.float().mean() < 0.2
+
+
 def test_the_search_ends_when_it_no_longer_improves(detector: expcam.Classifier) -> None:
     steps = []
     for patience in (5, 1000):
-        recipe = ConstrainedRecipe(patience=patience)
+        recipe = ConstrainedRecipe(patience=patience, trailing=0.0)
         with frozen(detector.module):
             problem = pose(detector, red_square(), None)
-            search = Search(problem, recipe, Task("robust", None, seed=0))
+            search = Search(problem, recipe, Task("sufficient", None, seed=0))
             taken = 0
             while not search.finished and taken < recipe.steps:
                 one_step(search)
                 taken += 1
         steps.append(taken)
-    assert 95 < steps[0] < steps[1] == ConstrainedRecipe().steps
+    # The first half does not count.
+    assert steps == [recipe.steps // 2 + 6, recipe.steps]
 
 
 def test_operations_that_bfloat16_lacks_run_in_float32(detector: expcam.Classifier) -> None:

@@ -41,7 +41,8 @@ class ConstrainedRecipe:
         ahead: By how much the label must lead in the steps, in the running mean and when last
             seen: on random views, in standard deviations of its lead from draw to draw; on others,
             in logits. What the area follows is the lead beyond that.
-        demanded: The same on each random view of a check, so that the mean must be larger.
+        demanded: The same on each random view of a check, so that the mean must be larger; on
+            those that confirm what was found it need only lead.
         first_check: Share of the steps before which no mask is checked.
         gain: A mask is checked when its area is below this share of the best one's.
         pause: Steps without a check after one that failed; the area grows meanwhile.

@@ -6,7 +6,8 @@ view, up where it is too little and down where it is more than enough. At first 
 trail: while steps are large and the edge is soft, a mask of the right area trails by logits, which
 it makes up as both are refined; and where too few pixels are left, the gradient tells which of
 them matter most. How far it may trail falls to nothing on the way. The smallest hard mask that
-passed a check on all backgrounds is remembered throughout, and in the end it is pruned.
+passed a check on all backgrounds is remembered throughout. In the end it is confirmed on further
+draws of noise, or cut again until one is, and pruned.
 
 On noise the lead varies from draw to draw. How much differs from mask to mask, and is measured
 on the way: what is asked for there, in the steps and in the checks, is in standard deviations.
