@@ -55,7 +55,9 @@ def test_more_is_demanded_on_noise_alone(detector: expcam.Classifier) -> None:
     assert margins["robust", 101.0] == pytest.approx(margins["robust", 100.0] - 1)
 
 
-@pytest.mark.parametrize(("objective", "before", "after"), [("robust", 12, 24), ("necessary", 1, 1)])
+@pytest.mark.parametrize(
+    ("objective", "before", "after"), [("robust", 12, 24), ("necessary", 1, 1)]
+)
 def test_confirmation_takes_further_draws(
     detector: expcam.Classifier, objective: str, before: int, after: int
 ) -> None:

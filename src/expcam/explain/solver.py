@@ -240,9 +240,9 @@ class Search:
         if best.margin <= 0:
             best = self._relaxed()
             return Solution(best.ranks > 0.5, best.ranks, cell=0)
-        # Pruning may spend half of what the mask leads by, and all that is more than was asked for.
+        # Pruning may spend only what the mask leads by beyond what was asked for.
         full = self._recipe.demanded * self._steering.spread
-        self._check.demanded = min(full, best.margin / 2)
+        self._check.demanded = min(full, best.margin)
         pruned = prune(best.ranks > 0.5, self._check, self._recipe.most_passes)
         ranks = torch.where(pruned.mask, best.ranks, best.ranks.clamp(max=0.5))
         return Solution(pruned.mask, ranks, pruned.cell)
