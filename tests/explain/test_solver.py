@@ -149,7 +149,7 @@ def test_where_nothing_leads_by_what_is_asked_it_is_enough_to_lead(
     explanation = expcam.explain_image(detector, red_square())
     assert explanation.robustness >= 0.75
     assert explanation.area < 2 * expected.area
-    # Pruning leaves half of what the mask had to spare.
+    # Of what was asked for the mask leads by a part only, which pruning must leave.
     assert 0 < demands[1] < 10
 
 
