@@ -1,7 +1,6 @@
 """Whether a hard mask does what was asked, on backgrounds fixed beforehand."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,11 +24,13 @@ class _View:
         background: ``(3, H, W)``.
         removed: Whether the mask's pixels are the ones replaced, and the label is to be lost.
         random: Whether the background is one draw of many.
+        confirming: Whether it had no part in choosing a mask.
     """
 
     background: Tensor
     removed: bool
     random: bool
+    confirming: bool = False
 
 
 class Check:
@@ -50,7 +51,7 @@ class Check:
     def __init__(self, problem: Problem, objective: Objective, rng: torch.Generator) -> None:
         self.demanded = 0.0
         self._problem, self._objective, self._rng = problem, objective, rng
-        self._views = self._beside(objective.checks)
+        self._views = [self._beside(name) for name in objective.checks]
         if objective.removal:
             self._views.append(_View(torch.zeros_like(problem.x), True, False))
 
@@ -86,13 +87,17 @@ class Check:
 
     def widen(self) -> None:
         """Add the views on which a mask is confirmed; those so far have chosen it among many."""
-        self._views += self._beside(self._objective.confirmation)
-
-    def _beside(self, names: Sequence[str]) -> list[_View]:
-        return [
-            _View(bg.BACKGROUNDS[name](self._problem.x, self._rng), False, name in bg.RANDOM)
-            for name in names
+        self._views += [
+            replace(self._beside(name), confirming=True) for name in self._objective.confirmation
         ]
+
+    def narrow(self) -> None:
+        """Leave out the views that `widen` added."""
+        self._views = [view for view in self._views if not view.confirming]
+
+    def _beside(self, name: str) -> _View:
+        background = bg.BACKGROUNDS[name](self._problem.x, self._rng)
+        return _View(background, removed=False, random=name in bg.RANDOM)
 
     @property
     def cost(self) -> float:

@@ -6,8 +6,8 @@ view, up where it is too little and down where it is more than enough. At first 
 trail: while steps are large and the edge is soft, a mask of the right area trails by logits, which
 it makes up as both are refined; and where too few pixels are left, the gradient tells which of
 them matter most. How far it may trail falls to nothing on the way. The smallest hard mask that
-passed a check on all backgrounds is remembered throughout. In the end it is confirmed on further
-draws of noise, or cut again until one is, and pruned.
+passed a check on all backgrounds is remembered throughout. In the end it is tried on further draws
+of noise, and somewhat enlarged where it fails on them, and pruned.
 
 On noise the lead varies from draw to draw. How much differs from mask to mask, and is measured
 on the way: what is asked for there, in the steps and in the checks, is in standard deviations.
@@ -25,7 +25,7 @@ that later on such backgrounds are seen beside the hard mask.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -49,6 +49,8 @@ MATCHING = {"act", "kl", "rob"}
 """Terms that compare with what the classifier makes of the whole image."""
 LAST_FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4, 1.6, 2.0, 2.5, 3.5, 5.0, 8.0)
 """Factors on the area at the end, at which the rankings are cut once more, until one holds."""
+CONFIRMED_FACTORS = (1.0, 1.1, 1.25, 1.4, 1.6)
+"""Factors on the area of what was found, until one holds on views that had no part in it."""
 GUESSED_AREAS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)
 """At which the first guess and a centred disc are cut, where they are smaller than the best."""
 RELAXED_AREAS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -234,8 +236,12 @@ class Search:
         """The best mask, pruned unless its area was given."""
         if self._budget is not None:
             return Solution(self._best.ranks > 0.5, self._best.ranks, cell=0)
-        self._confirm()
-        self._cut_once_more()
+        self._cut_once_more(self._demanded)
+        if self._best is self._whole and self._demanded > 0:
+            # No mask leads by as much as was asked for: it is enough that it leads.
+            self._cut_once_more(0.0)
+        if self._best is not self._whole:
+            self._confirm()
         best = self._best
         if best.margin <= 0:
             best = self._relaxed()
@@ -292,18 +298,18 @@ class Search:
             self._found_at = self._step
 
     def _confirm(self) -> None:
-        """Try the best mask on views that had no part in choosing it; there it need only lead."""
+        """Try the best mask, or a somewhat larger one, on views that had no part in choosing it."""
+        best = self._best
         self._check.widen()
-        if self._best is self._whole:
-            return
-        self._check.demanded = 0.0
-        margin = float(self._check.margins((self._best.ranks > 0.5)[None]))
-        if margin > 0:
-            self._best = replace(self._best, margin=margin)
-        else:
-            self._nearest, self._best = self._best, self._whole
+        for factor in CONFIRMED_FACTORS:
+            if factor * best.area < self._whole.area:
+                self._best = self._tried(best.ranks, factor * best.area, 0.0)
+                if self._best.margin > 0:
+                    return
+        self._check.narrow()
+        self._best = self._tried(best.ranks, best.area, 0.0)
 
-    def _cut_once_more(self) -> None:
+    def _cut_once_more(self, demanded: float) -> None:
         """Cut rankings at growing areas until one holds: the last, the best, and simple ones."""
         best = self._nearest if self._best is self._whole else self._best
         cuts = [(self._mean_logits, _around(min(self._steering.area, self._best.area)))]
@@ -316,7 +322,7 @@ class Search:
             for area in areas:
                 if area >= self._best.area:
                     break
-                candidate = self._tried(logits, area, 0.0)
+                candidate = self._tried(logits, area, demanded)
                 if candidate.margin > 0:
                     self._remember(candidate)
                     break
