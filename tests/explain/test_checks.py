@@ -69,7 +69,7 @@ def test_confirmation_takes_further_draws(
             spent = problem.passes.forward
             check.margins(red, all_views=True)
             assert problem.passes.forward - spent == expected
-            check.widen()
+            check = check.widened()
 
 
 def test_a_mask_that_fails_early_is_not_tried_further(detector: expcam.Classifier) -> None:

@@ -1,3 +1,5 @@
+from copy import copy
+
 import numpy as np
 import pytest
 import torch
@@ -176,19 +178,21 @@ def test_what_is_not_confirmed_is_enlarged(
 ) -> None:
     recipe = ConstrainedRecipe(trailing=0.0)
     confirmed = solved(detector, recipe)
-    margins = Check.margins
 
-    def strict(check: Check, masks: torch.Tensor, **options: bool) -> torch.Tensor:
-        large = masks.flatten(1).float().mean(1) >= least
-        return torch.where(large, margins(check, masks, **options), -1.0)
+    def strict(check: Check) -> Check:
+        def margins(masks: torch.Tensor, **options: bool) -> torch.Tensor:
+            large = masks.flatten(1).float().mean(1) >= least
+            return torch.where(large, Check.margins(wider, masks, **options), -1.0)
 
-    monkeypatch.setattr(Check, "widen", lambda _: monkeypatch.setattr(Check, "margins", strict))
-    monkeypatch.setattr(Check, "narrow", lambda _: monkeypatch.setattr(Check, "margins", margins))
+        wider = copy(check)
+        monkeypatch.setattr(wider, "margins", margins)
+        return wider
+
+    monkeypatch.setattr(Check, "widened", strict)
     area = float(confirmed.mask.float().mean())
     least = 1.2 * area
     assert least <= float(solved(detector, recipe).mask.float().mean()) < 1.5 * area
     # What nothing nearby confirms is left as it was.
-    monkeypatch.setattr(Check, "margins", margins)
     least = 3 * area
     assert float(solved(detector, recipe).mask.float().mean()) == pytest.approx(area, rel=0.2)
 
@@ -207,6 +211,17 @@ def test_the_search_ends_when_it_no_longer_improves(detector: expcam.Classifier)
         steps.append(taken)
     # The first half does not count.
     assert steps == [recipe.steps // 2 + 6, recipe.steps]
+
+
+def test_a_search_that_has_found_nothing_goes_on(detector: expcam.Classifier) -> None:
+    out_of_reach = ConstrainedRecipe(patience=5, ahead=(1e9, 1e9), steps=30)
+    with frozen(detector.module):
+        problem = pose(detector, red_square(), None)
+        search = Search(problem, out_of_reach, Task("sufficient", None, seed=0))
+        for _ in range(out_of_reach.steps):
+            assert not search.finished
+            one_step(search)
+        assert not search.finished
 
 
 def test_operations_that_bfloat16_lacks_run_in_float32(detector: expcam.Classifier) -> None:

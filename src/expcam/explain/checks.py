@@ -1,6 +1,7 @@
 """Whether a hard mask does what was asked, on backgrounds fixed beforehand."""
 
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,13 +25,11 @@ class _View:
         background: ``(3, H, W)``.
         removed: Whether the mask's pixels are the ones replaced, and the label is to be lost.
         random: Whether the background is one draw of many.
-        confirming: Whether it had no part in choosing a mask.
     """
 
     background: Tensor
     removed: bool
     random: bool
-    confirming: bool = False
 
 
 class Check:
@@ -53,7 +52,7 @@ class Check:
         self._problem, self._objective, self._rng = problem, objective, rng
         self._views = [self._beside(name) for name in objective.checks]
         if objective.removal:
-            self._views.append(_View(torch.zeros_like(problem.x), True, False))
+            self._views.append(_View(torch.zeros_like(problem.x), removed=True, random=False))
 
     def margins(
         self, masks: Tensor, *, hardest_only: bool = False, all_views: bool = False
@@ -85,15 +84,11 @@ class Check:
             tried += size
         return worst
 
-    def widen(self) -> None:
-        """Add the views on which a mask is confirmed; those so far have chosen it among many."""
-        self._views += [
-            replace(self._beside(name), confirming=True) for name in self._objective.confirmation
-        ]
-
-    def narrow(self) -> None:
-        """Leave out the views that `widen` added."""
-        self._views = [view for view in self._views if not view.confirming]
+    def widened(self) -> "Check":
+        """One that confirms: its views are these, which chose a mask among many, and new ones."""
+        wider = copy(self)
+        wider._views = self._views + [self._beside(name) for name in self._objective.confirmation]
+        return wider
 
     def _beside(self, name: str) -> _View:
         background = bg.BACKGROUNDS[name](self._problem.x, self._rng)

@@ -38,6 +38,12 @@ def rank(logits: Tensor, allowed: Tensor, area: float) -> Tensor:
     return _probabilities(logits, _edge(ranked, count), inside, width) * allowed
 
 
+def straight_through(probability: Tensor) -> Tensor:
+    """1 where a probability exceeds 0.5 and 0 elsewhere, with the gradient of the probability."""
+    fixed = probability.detach()
+    return (fixed > 0.5).float() + (probability - fixed)
+
+
 def _best(logits: Tensor, allowed: Tensor, area: float) -> tuple[Tensor, int, Tensor]:
     """The allowed logits in falling order, how many of them to take, and where these are."""
     ranked, order = logits.detach()[allowed].sort(descending=True, stable=True)

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from expcam.explain import backgrounds as bg
 from expcam.explain.generators import seeded
 from expcam.explain.objectives import PUBLISHED
 from expcam.explain.problem import Problem, respond
 from expcam.explain.progress import Progress
+from expcam.explain.projection import straight_through
 from expcam.explain.solver import Solution
 from expcam.explain.terms import Observation, objective
 
@@ -57,9 +57,8 @@ def solve_published(
     optimizer = torch.optim.Adam(generator.parameters(), lr=recipe.rate)
     for step in range(recipe.steps):
         probability = torch.sigmoid(generator(x)) * problem.allowed
-        hard = (probability.detach() > 0.5).float()
         backgrounds = bg.draw(recipe.backgrounds, x, rng)
-        masks = _straight_through(probability, hard).expand(len(backgrounds), 1, -1, -1)
+        masks = straight_through(probability).expand(len(backgrounds), 1, -1, -1)
         composites = masks * x + (1 - masks) * backgrounds
         (response,) = respond([problem], [composites], taps=True)
         seen = Observation(
@@ -76,8 +75,3 @@ def solve_published(
     with torch.no_grad():
         probability = torch.sigmoid(generator(x)) * problem.allowed
     return Solution(probability > 0.5, probability, cell=0)
-
-
-def _straight_through(probability: Tensor, hard: Tensor) -> Tensor:
-    """The values of ``hard``, the gradient of ``probability``."""
-    return hard + probability - probability.detach()

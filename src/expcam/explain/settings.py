@@ -14,8 +14,7 @@ class ConstrainedRecipe:
             added; they made masks that keep the label on one background several times larger.
         removal_weights: Terms for the image without them.
         steps: Number of updates, at most.
-        patience: Stop when so many steps of the second half have found no mask better than one
-            found before.
+        patience: A mask has been found, and none better in so many steps of the second half: stop.
         shared_rate: Learning rate of the generator's filters (Adam).
         residual_rate: Step of the residual logits along the normalised gradient, in standard
             deviations of the mask logits.

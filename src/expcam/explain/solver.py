@@ -38,7 +38,7 @@ from expcam.explain.guess import first_guess
 from expcam.explain.objectives import OBJECTIVES
 from expcam.explain.problem import Problem, Response, respond
 from expcam.explain.progress import Progress
-from expcam.explain.projection import project, rank
+from expcam.explain.projection import project, rank, straight_through
 from expcam.explain.pruning import prune
 from expcam.explain.settings import ConstrainedRecipe
 from expcam.explain.steering import REMOVAL, Steering
@@ -191,7 +191,7 @@ class Search:
         if steering.view not in bg.RANDOM and self._progress >= recipe.binary_from:
             # Noise differs from draw to draw; on what stays the same the steps would learn to
             # live off the soft edge, which no hard mask has.
-            keep = keep + ((keep > 0.5).float() - keep).detach()
+            keep = straight_through(keep)
         self._probability = keep
         if steering.view == REMOVAL:
             return ((1 - keep) * x)[None]
@@ -237,10 +237,7 @@ class Search:
         if self._budget is not None:
             return Solution(self._best.ranks > 0.5, self._best.ranks, cell=0)
         self._cut_once_more(self._demanded)
-        if self._best is self._whole and self._demanded > 0:
-            # No mask leads by as much as was asked for: it is enough that it leads.
-            self._cut_once_more(0.0)
-        if self._best is not self._whole:
+        if self._found_at is not None:
             self._confirm()
         best = self._best
         if best.margin <= 0:
@@ -299,19 +296,19 @@ class Search:
 
     def _confirm(self) -> None:
         """Try the best mask, or a somewhat larger one, on views that had no part in choosing it."""
-        best = self._best
-        self._check.widen()
+        best, chosen_by = self._best, self._check
+        self._check = chosen_by.widened()
         for factor in CONFIRMED_FACTORS:
             if factor * best.area < self._whole.area:
                 self._best = self._tried(best.ranks, factor * best.area, 0.0)
                 if self._best.margin > 0:
                     return
-        self._check.narrow()
+        self._check = chosen_by
         self._best = self._tried(best.ranks, best.area, 0.0)
 
     def _cut_once_more(self, demanded: float) -> None:
         """Cut rankings at growing areas until one holds: the last, the best, and simple ones."""
-        best = self._nearest if self._best is self._whole else self._best
+        best = self._nearest if self._found_at is None else self._best
         cuts = [(self._mean_logits, _around(min(self._steering.area, self._best.area)))]
         if best is not None:
             cuts.append((best.ranks, _around(best.area)))
