@@ -156,11 +156,14 @@ def test_a_mistake_is_one_line_and_exit_code_two(name: str, tmp_path: Path) -> N
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks into Linux's /proc")
 def test_interrupted_it_ends_cleanly(tmp_path: Path) -> None:
+    # What a script runs in its background ignores the signal, and so would the command.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "expcam", str(EXAMPLES / "cat.jpg"), "--out", "g.html",
          "--model", "bundled"],
         cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
+    signal.signal(signal.SIGINT, before)
     loaded = Path(f"/proc/{process.pid}/maps")
     try:
         # Torch is loaded when the work has begun.
