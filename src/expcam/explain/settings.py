@@ -69,8 +69,8 @@ class ConstrainedRecipe:
     first_area: float = 0.2
     descent: float = 0.22
     response: float = 0.03
-    follows: tuple[float, float] = (0.75, 3.0)
-    trailing: float = 3.0
+    follows: tuple[float, float] = (0.25, 3.0)
+    trailing: float = 2.0
     settling: float = 0.7
     memory: float = 0.7
     unseen: tuple[int, int] = (3, 8)
