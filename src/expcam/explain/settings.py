@@ -74,8 +74,8 @@ class ConstrainedRecipe:
     settling: float = 0.7
     memory: float = 0.7
     unseen: tuple[int, int] = (3, 8)
-    ahead: tuple[float, float] = (1.0, 0.1)
-    demanded: float = 0.7
+    ahead: tuple[float, float] = (1.2, 0.1)
+    demanded: float = 0.8
     first_check: float = 0.43
     gain: float = 0.85
     pause: int = 3
