@@ -176,7 +176,7 @@ def test_a_disc_is_taken_where_the_search_finds_nothing_smaller(
 def test_what_is_not_confirmed_is_enlarged(
     detector: expcam.Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = ConstrainedRecipe(trailing=0.0)
+    recipe = ConstrainedRecipe(trailing=(0.0, 0.0))
     confirmed = solved(detector, recipe)
 
     def strict(check: Check) -> Check:
@@ -200,7 +200,7 @@ def test_what_is_not_confirmed_is_enlarged(
 def test_the_search_ends_when_it_no_longer_improves(detector: expcam.Classifier) -> None:
     steps = []
     for patience in (5, 1000):
-        recipe = ConstrainedRecipe(patience=patience, trailing=0.0)
+        recipe = ConstrainedRecipe(patience=patience, trailing=(0.0, 0.0))
         with frozen(detector.module):
             problem = pose(detector, red_square(), None)
             search = Search(problem, recipe, Task("sufficient", None, seed=0))

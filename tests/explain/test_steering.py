@@ -12,9 +12,10 @@ RECIPE = ConstrainedRecipe(
     first_area=0.2,
     descent=0.2,
     settling=0.5,
-    trailing=2.0,
+    trailing=(9.0, 2.0),
     response=0.1,
-    follows=(0.5, 3.0),
+    above=3.0,
+    below=(0.2, 0.5),
     ahead=(2.0, 0.4),
 )
 EVERYWHERE = torch.ones(10, 10, dtype=torch.bool)
@@ -59,6 +60,13 @@ def test_the_area_follows_the_lead_once_settled(lead: float, exponent: float) ->
         steering.see(lead, step)
     steering.advance(99, refuted=False)
     assert steering.area == pytest.approx(0.1 * math.exp(exponent), rel=1e-6)
+
+
+def test_with_noise_the_area_grows_slower() -> None:
+    steering = Steering(OBJECTIVES["robust"], RECIPE, budget=None, allowed=EVERYWHERE)
+    steering.see(-100.0, 0)
+    steering.advance(50, refuted=False)
+    assert steering.area == pytest.approx(0.2 * math.exp(0.02))
 
 
 def test_a_refuted_mask_grows_whatever_the_steps_see() -> None:

@@ -31,8 +31,10 @@ class ConstrainedRecipe:
         first_area: Where the area starts.
         descent: Share of the steps in which it falls to the area that is given, if one is.
         response: Change of the logarithm of the area for each logit of the hardest view's lead.
-        follows: By how many logits a lead counts at most, below and above 0.
-        trailing: By how many logits the label may trail at first.
+        above: By how many logits a lead counts at most.
+        below: By how many a deficit does, so that the area grows slowly: where a view is random,
+            and where none is and each step shows what a check will.
+        trailing: By how many logits the label may trail at first, in these two cases.
         settling: Share of the steps in which this falls to 0.
         memory: Decay of the running mean of a random view's lead; half as much for the others.
         unseen: Steps after which a random view is looked at again, and another one, also where
@@ -69,8 +71,9 @@ class ConstrainedRecipe:
     first_area: float = 0.2
     descent: float = 0.22
     response: float = 0.03
-    follows: tuple[float, float] = (0.25, 3.0)
-    trailing: float = 2.0
+    above: float = 3.0
+    below: tuple[float, float] = (0.25, 0.75)
+    trailing: tuple[float, float] = (2.0, 3.0)
     settling: float = 0.7
     memory: float = 0.7
     unseen: tuple[int, int] = (3, 8)

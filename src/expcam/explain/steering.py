@@ -46,6 +46,9 @@ class Steering:
         names = [*objective.training, *([REMOVAL] if objective.removal else [])]
         self._leads = {name: _Lead(recipe, random=name in bg.RANDOM) for name in names}
         self._recipe, self._budget = recipe, budget
+        random = any(each.random for each in self._leads.values())
+        self._below = recipe.below[0 if random else 1]
+        self._trailing = recipe.trailing[0 if random else 1]
         self._smallest, self._largest = 1 / allowed.numel(), float(allowed.float().mean())
         self._first = max(recipe.first_area, budget or 0.0)
         self.area = min(self._first, self._largest)
@@ -82,9 +85,8 @@ class Steering:
         """
         recipe, lead, progress = self._recipe, self.lead, step / self._recipe.steps
         if self._budget is None:
-            below, above = recipe.follows
-            lead += recipe.trailing * max(0.0, 1 - progress / recipe.settling)
-            lead = min(max(lead, -below), -below / 2 if refuted else above)
+            lead += self._trailing * max(0.0, 1 - progress / recipe.settling)
+            lead = min(max(lead, -self._below), -self._below / 2 if refuted else recipe.above)
             self.area *= math.exp(-recipe.response * lead)
         else:
             fallen = min(progress / recipe.descent, 1.0)
