@@ -5,11 +5,11 @@ weight has to be tuned to make it small. The area follows the lead of the label 
 view, up where it is too little and down where it is more than enough. At first the label may
 trail: while steps are large and the edge is soft, a mask of the right area trails by logits, which
 it makes up as both are refined; and where too few pixels are left, the gradient tells which of
-them matter most. How far it may trail falls to nothing on the way. The area grows slowly: beyond
-the edge of a mask that is too small nothing ranks the pixels yet, and steps that do help the label
-more than many pixels at once. The smallest hard mask that passed a check on all backgrounds is
-remembered throughout. In the end it is tried on further draws of noise, and somewhat enlarged
-where it fails on them, and pruned.
+them matter most. How far it may trail falls to nothing on the way. With noise among the views the
+area grows slowly: beyond the edge of a mask that is too small nothing ranks the pixels yet, and
+steps that do help the label more than many pixels at once. The smallest hard mask that passed a
+check on all backgrounds is remembered throughout. In the end it is tried on further draws of
+noise, and somewhat enlarged where it fails on them, and pruned.
 
 On noise the lead varies from draw to draw. How much differs from mask to mask, and is measured
 on the way: what is asked for there, in the steps and in the checks, is in standard deviations.
