@@ -32,8 +32,8 @@ class ConstrainedRecipe:
         descent: Share of the steps in which it falls to the area that is given, if one is.
         response: Change of the logarithm of the area for each logit of the hardest view's lead.
         above: By how many logits a lead counts at most.
-        below: By how many a deficit does, so that the area grows slowly: where a view is random,
-            and where none is and each step shows what a check will.
+        below: By how many a deficit does, which bounds how fast the area grows: where a view is
+            random, and where none is, so that each step shows what a check will.
         trailing: By how many logits the label may trail at first, in these two cases.
         settling: Share of the steps in which this falls to 0.
         memory: Decay of the running mean of a random view's lead; half as much for the others.
