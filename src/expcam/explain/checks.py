@@ -1,7 +1,8 @@
 """Whether a hard mask does what was asked, on backgrounds fixed beforehand."""
 
+import math
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,11 +26,17 @@ class _View:
         background: ``(3, H, W)``.
         removed: Whether the mask's pixels are the ones replaced, and the label is to be lost.
         random: Whether the background is one draw of many.
+        spared: No larger lead than this is demanded.
     """
 
     background: Tensor
     removed: bool
     random: bool
+    spared: float = math.inf
+
+    def needed(self, demanded: float) -> float:
+        """By how many logits a mask must do what is asked."""
+        return max(ROUNDING, min(demanded, self.spared)) if self.random else ROUNDING
 
 
 class Check:
@@ -45,10 +52,11 @@ class Check:
 
     Attributes:
         demanded: Logits by which the label must lead on random backgrounds.
+        mixed: Whether masks are tried in bfloat16, which is for what is checked again later.
     """
 
     def __init__(self, problem: Problem, objective: Objective, rng: torch.Generator) -> None:
-        self.demanded = 0.0
+        self.demanded, self.mixed = 0.0, False
         self._problem, self._objective, self._rng = problem, objective, rng
         self._views = [self._beside(name) for name in objective.checks]
         if objective.removal:
@@ -90,6 +98,19 @@ class Check:
         wider._views = self._views + [self._beside(name) for name in self._objective.confirmation]
         return wider
 
+    def sparing(self, mask: Tensor) -> "Check":
+        """One that asks a smaller mask for no more than this one ``(H, W)`` does on each view.
+
+        What leads by less than is demanded somewhere may get no worse there.
+        """
+        kept = copy(self)
+        leads = self._leads(mask[None], self._views)[0].tolist()
+        kept._views = [
+            replace(view, spared=lead - ROUNDING)
+            for view, lead in zip(self._views, leads, strict=True)
+        ]
+        return kept
+
     def _beside(self, name: str) -> _View:
         background = bg.BACKGROUNDS[name](self._problem.x, self._rng)
         return _View(background, removed=False, random=name in bg.RANDOM)
@@ -107,9 +128,14 @@ class Check:
         """Share of views on which one mask ``(H, W)`` does what was asked."""
         return float((self._on(mask[None], self._views) > 0).float().mean())
 
-    @torch.inference_mode()
     def _on(self, masks: Tensor, views: list[_View]) -> Tensor:
         """Margins ``(n, views)``."""
+        needed = [view.needed(self.demanded) for view in views]
+        return self._leads(masks, views) - torch.tensor(needed, device=masks.device)
+
+    @torch.inference_mode()
+    def _leads(self, masks: Tensor, views: list[_View]) -> Tensor:
+        """By how many logits masks do what is asked, ``(n, views)``."""
         problem = self._problem
         rows = []
         for chunk in masks.split(max(1, BATCH // len(views))):
@@ -117,13 +143,15 @@ class Check:
                 torch.where(chunk[:, None] ^ view.removed, problem.x, view.background)
                 for view in views
             ]
-            lead = leads(problem.classifier.logits(torch.cat(composites)), problem.label)
+            with torch.autocast(problem.x.device.type, torch.bfloat16, enabled=self.mixed):
+                logits = problem.classifier.logits(torch.cat(composites))
+            lead = leads(logits.float(), problem.label)
             rows.append(lead.view(len(views), len(chunk)).T)
         problem.passes.forward += len(masks) * len(views)
         lead = torch.cat(rows)
-        sign = torch.tensor([-1.0 if view.removed else 1.0 for view in views], device=lead.device)
-        needed = [max(ROUNDING, self.demanded) if view.random else ROUNDING for view in views]
-        return sign * lead - torch.tensor(needed, device=lead.device)
+        return lead * torch.tensor(
+            [-1.0 if view.removed else 1.0 for view in views], device=lead.device
+        )
 
 
 def leads(logits: Tensor, label: int) -> Tensor:

@@ -47,11 +47,15 @@ class ConstrainedRecipe:
         first_check: Share of the steps before which no mask is checked.
         gain: A mask is checked when its area is below this share of the best one's.
         pause: Steps without a check after one that failed; the area grows meanwhile.
-        interval: Steps between checks where the area is given.
+        settled_from: Share of the steps after which, where some view is random, the area is that
+            of the best mask.
+        enlarged: By what factor it is larger where that mask fails on further views.
+        interval: Steps between checks where the area is given or settled.
         acceptable: Share of views that a mask must pass to be better than all pixels.
         most_passes: Pruning goes no further beyond so many passes.
-        mixed_precision: Whether training steps run in bfloat16; None for yes where the device
-            computes in it. Checks never do.
+        mixed_precision: Whether training steps, and the checks of masks between them, run in
+            bfloat16; None for yes where the device computes in it. What confirms, prunes and
+            verifies a mask never does.
     """
 
     generator: str = "autoencoder"
@@ -82,6 +86,8 @@ class ConstrainedRecipe:
     first_check: float = 0.43
     gain: float = 0.85
     pause: int = 3
+    settled_from: float = 0.85
+    enlarged: float = 1.25
     interval: int = 10
     acceptable: float = 0.75
     most_passes: float = 270

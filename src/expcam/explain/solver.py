@@ -8,8 +8,9 @@ it makes up as both are refined; and where too few pixels are left, the gradient
 them matter most. How far it may trail falls to nothing on the way. With noise among the views the
 area grows slowly: beyond the edge of a mask that is too small nothing ranks the pixels yet, and
 steps that do help the label more than many pixels at once. The smallest hard mask that passed a
-check on all backgrounds is remembered throughout. In the end it is tried on further draws of
-noise, and somewhat enlarged where it fails on them, and pruned.
+check on all backgrounds is remembered throughout. Towards the end its area stays, and steps make
+it lead by more. Then it is tried on further draws of noise, and gives way to a larger one that was
+found before where it fails on them; what is left is pruned.
 
 On noise the lead varies from draw to draw. How much differs from mask to mask, and is measured
 on the way: what is asked for there, in the steps and in the checks, is in standard deviations.
@@ -51,8 +52,8 @@ MATCHING = {"act", "kl", "rob"}
 """Terms that compare with what the classifier makes of the whole image."""
 LAST_FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4, 1.6, 2.0, 2.5, 3.5, 5.0, 8.0)
 """Factors on the area at the end, at which the rankings are cut once more, until one holds."""
-CONFIRMED_FACTORS = (1.0, 1.1, 1.25, 1.4, 1.6)
-"""Factors on the area of what was found, until one holds on views that had no part in it."""
+MOST_ENLARGED = 2.0
+"""Of what was found, nothing larger than the smallest times this is returned for it."""
 GUESSED_AREAS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)
 """At which the first guess and a centred disc are cut, where they are smaller than the best."""
 RELAXED_AREAS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -149,7 +150,7 @@ def solve_constrained(
         ]
         torch.stack(losses).sum().backward()
         for search in running:
-            search.learn()
+            search.learn(mixed=mixed)
         progress("mask", step + 1, recipe.steps)
     progress("mask", recipe.steps, recipe.steps)
     return [search.solution() for search in searches]
@@ -170,13 +171,19 @@ class Search:
         self._rng = bg.training_rng(task.seed)
         self._check = Check(problem, asked, self._rng)
         self._guess = first_guess(problem)
+        # Those that are not drawn anew each time.
+        self._fixed = {
+            name: bg.BACKGROUNDS[name](problem.x, self._rng)
+            for name in asked.training
+            if name not in bg.RANDOM
+        }
         self._generator = fitted(recipe.generator, problem.x, self._guess, task.seed)
         self._updates = Updates(self._generator, recipe)
         # Of a given area nothing is known yet; else all pixels are the mask to improve on.
         whole = -torch.inf if task.area else float(self._check.margins(problem.allowed[None]))
         allowed = problem.allowed.float()
         self._whole = _Candidate(float(allowed.mean()), allowed, whole)
-        self._best = self._whole
+        self._found: list[_Candidate] = []
         self._step = self._paused_until = self._last_found = 0
         self._found_at: int | None = None
         self._nearest: _Candidate | None = None
@@ -197,7 +204,10 @@ class Search:
         self._probability = keep
         if steering.view == REMOVAL:
             return ((1 - keep) * x)[None]
-        return (keep * x + (1 - keep) * bg.BACKGROUNDS[steering.view](x, self._rng))[None]
+        background = self._fixed.get(steering.view)
+        if background is None:
+            background = bg.BACKGROUNDS[steering.view](x, self._rng)
+        return (keep * x + (1 - keep) * background)[None]
 
     def judge(self, response: Response) -> Tensor:
         """The objective of this step."""
@@ -217,12 +227,20 @@ class Search:
         )
         return objective(seen, weights)
 
-    def learn(self) -> None:
-        """Update the generator from its gradients, check the mask, choose the next area."""
+    def learn(self, *, mixed: bool = False) -> None:
+        """Update the generator from its gradients, check the mask, choose the next area.
+
+        Args:
+            mixed: Whether masks are checked in bfloat16, as the steps are.
+        """
         recipe, step = self._recipe, self._step
+        self._check.mixed = mixed
         self._updates.step(self._logits, self._progress)
         checking = self._progress >= recipe.first_check
-        if self._budget is None:
+        if self._steering.settled:
+            if (recipe.steps - step - 1) % recipe.interval == 0:
+                self._refine()
+        elif self._budget is None:
             smaller = self._steering.area < recipe.gain * self._best.area
             if checking and smaller and step >= self._paused_until and self._steering.holds:
                 self._consider()
@@ -232,25 +250,31 @@ class Search:
         elif checking and step % recipe.interval == recipe.interval - 1:
             self._consider()
         self._step += 1
+        if self._progress >= recipe.settled_from and self._found and self._budget is None:
+            self._settle()
         self._steering.advance(self._step, refuted=step < self._paused_until)
 
     def solution(self) -> Solution:
         """The best mask, pruned unless its area was given."""
-        if self._budget is not None:
-            return Solution(self._best.ranks > 0.5, self._best.ranks, cell=0)
-        self._cut_once_more(self._demanded)
-        if self._found_at is not None:
-            self._confirm()
         best = self._best
+        if self._budget is not None:
+            return Solution(best.ranks > 0.5, best.ranks, cell=0)
+        self._cut_once_more(self._demanded)
+        self._check.mixed = False  # what holds from here on is what is returned
+        best = self._confirmed() if self._found else self._best
         if best.margin <= 0:
             best = self._relaxed()
             return Solution(best.ranks > 0.5, best.ranks, cell=0)
-        # Pruning may spend only what the mask leads by beyond what was asked for.
-        full = self._recipe.demanded * self._steering.spread
-        self._check.demanded = min(full, best.margin)
-        pruned = prune(best.ranks > 0.5, self._check, self._recipe.most_passes)
+        mask = best.ranks > 0.5
+        self._check.demanded = self._recipe.demanded * self._steering.spread
+        pruned = prune(mask, self._check.sparing(mask), self._recipe.most_passes)
         ranks = torch.where(pruned.mask, best.ranks, best.ranks.clamp(max=0.5))
         return Solution(pruned.mask, ranks, pruned.cell)
+
+    @property
+    def _best(self) -> _Candidate:
+        """The last that was found, or all pixels."""
+        return self._found[-1] if self._found else self._whole
 
     @property
     def _progress(self) -> float:
@@ -292,21 +316,47 @@ class Search:
         return _Candidate(area, ranks, float(margin))
 
     def _remember(self, best: _Candidate) -> None:
-        self._best, self._last_found = best, self._step
+        self._found.append(best)
+        self._last_found = self._step
         if self._found_at is None:
             self._found_at = self._step
 
-    def _confirm(self) -> None:
-        """Try the best mask, or a somewhat larger one, on views that had no part in choosing it."""
-        best, chosen_by = self._best, self._check
-        self._check = chosen_by.widened()
-        for factor in CONFIRMED_FACTORS:
-            if factor * best.area < self._whole.area:
-                self._best = self._tried(best.ranks, factor * best.area, 0.0)
-                if self._best.margin > 0:
-                    return
+    def _settle(self) -> None:
+        """From here on make the smallest mask lead by more, where its lead is a matter of luck.
+
+        A mask that fails on views which had no part in choosing it gets some more pixels for that.
+        """
+        if self._steering.random and not self._steering.settled:
+            best, self._check = self._found[-1], self._check.widened()
+            self._found[-1] = self._tried(best.ranks, best.area, 0.0, all_views=True)
+            failed = self._found[-1].margin <= 0
+            self._steering.settle(best.area * (self._recipe.enlarged if failed else 1.0))
+
+    def _refine(self) -> None:
+        """Take the present mask instead of the best one if it leads by more."""
+        candidate = self._tried(self._mean_logits, self._steering.area, 0.0, all_views=True)
+        if candidate.margin > self._best.margin:
+            self._found[-1] = candidate
+
+    def _confirmed(self) -> _Candidate:
+        """The smallest mask that holds on views, too, that had no part in choosing it.
+
+        Earlier ones are larger and were asked for as much. A larger cut of the same ranking is
+        no better: what lies beyond the edge was found to be of no use.
+        """
+        chosen_by, smallest = self._check, self._found[-1].area
+        if not self._steering.settled:
+            self._check = chosen_by.widened()
+        tried = []
+        for found in reversed(self._found):
+            if found.area > MOST_ENLARGED * smallest:
+                break
+            tried.append(self._tried(found.ranks, found.area, 0.0))
+            if tried[-1].margin > 0:
+                return tried[-1]
         self._check = chosen_by
-        self._best = self._tried(best.ranks, best.area, 0.0)
+        nearest = max(tried, key=lambda each: each.margin)
+        return self._tried(nearest.ranks, nearest.area, 0.0)
 
     def _cut_once_more(self, demanded: float) -> None:
         """Cut rankings at growing areas until one holds: the last, the best, and simple ones."""

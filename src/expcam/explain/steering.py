@@ -25,6 +25,8 @@ class Steering:
     Attributes:
         area: Share of the pixels at the next step.
         view: What the next step looks at: a key of `BACKGROUNDS`, or `REMOVAL`.
+        random: Whether some view differs from draw to draw.
+        settled: Whether the area no longer follows the leads.
     """
 
     def __init__(
@@ -46,9 +48,10 @@ class Steering:
         names = [*objective.training, *([REMOVAL] if objective.removal else [])]
         self._leads = {name: _Lead(recipe, random=name in bg.RANDOM) for name in names}
         self._recipe, self._budget = recipe, budget
-        random = any(each.random for each in self._leads.values())
-        self._below = recipe.below[0 if random else 1]
-        self._trailing = recipe.trailing[0 if random else 1]
+        self.random = any(each.random for each in self._leads.values())
+        self.settled = False
+        self._below = recipe.below[0 if self.random else 1]
+        self._trailing = recipe.trailing[0 if self.random else 1]
         self._smallest, self._largest = 1 / allowed.numel(), float(allowed.float().mean())
         self._first = max(recipe.first_area, budget or 0.0)
         self.area = min(self._first, self._largest)
@@ -76,6 +79,10 @@ class Steering:
         """Take in the lead of a step on the present view."""
         self._leads[self.view].see(lead, step)
 
+    def settle(self, area: float) -> None:
+        """Let the area be this one from now on."""
+        self.area, self.settled = area, True
+
     def advance(self, step: int, *, refuted: bool) -> None:
         """Choose the next area and view.
 
@@ -84,7 +91,9 @@ class Steering:
             refuted: Whether a check has just found what the steps do not see.
         """
         recipe, lead, progress = self._recipe, self.lead, step / self._recipe.steps
-        if self._budget is None:
+        if self.settled:
+            pass
+        elif self._budget is None:
             lead += self._trailing * max(0.0, 1 - progress / recipe.settling)
             lead = min(max(lead, -self._below), -self._below / 2 if refuted else recipe.above)
             self.area *= math.exp(-recipe.response * lead)
