@@ -72,6 +72,38 @@ def test_confirmation_takes_further_draws(
             check = check.widened()
 
 
+def test_a_smaller_mask_may_lead_by_no_less_where_that_is_less_than_demanded(
+    detector: expcam.Classifier,
+) -> None:
+    red = (red_square()[0] > 0).flatten().nonzero()
+    most = torch.zeros(1, 32 * 32, dtype=torch.bool)
+    most[0, red] = True
+    fewer = most.clone()
+    fewer[0, red[:4]] = False
+    most, fewer = most.view(1, 32, 32), fewer.view(1, 32, 32)
+    with frozen(detector.module):
+        check = Check(pose(detector, red_square(), None), OBJECTIVES["robust"], bg.training_rng(0))
+        least = float(check.margins(fewer, all_views=True))
+        assert least > 0.1
+        for demanded, holds in [(least / 2, True), (100.0, False)]:
+            check.demanded = demanded
+            sparing = check.sparing(most[0])
+            assert float(sparing.margins(most)) > 0
+            assert (float(sparing.margins(fewer)) > 0) == holds
+        assert float(check.margins(most)) < 0
+
+
+def test_checks_in_bfloat16_count_as_checks(detector: expcam.Classifier) -> None:
+    red = (red_square()[0] > 0)[None]
+    with frozen(detector.module):
+        problem = pose(detector, red_square(), None)
+        check = Check(problem, OBJECTIVES["sufficient"], bg.training_rng(0))
+        full = float(check.margins(red))
+        check.mixed = True
+        assert float(check.margins(red)) == pytest.approx(full, rel=0.02)
+        assert problem.passes.forward == 1 + 2
+
+
 def test_a_mask_that_fails_early_is_not_tried_further(detector: expcam.Classifier) -> None:
     nothing = torch.zeros(5, 32, 32, dtype=torch.bool)
     with frozen(detector.module):

@@ -1,5 +1,3 @@
-from copy import copy
-
 import numpy as np
 import pytest
 import torch
@@ -94,30 +92,20 @@ def test_a_mask_is_as_large_as_it_must_be() -> None:
 def test_the_steps_look_at_every_background_and_mostly_at_the_hardest(
     detector: expcam.Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[str] = []
-
-    def watched(name: str, make: bg.Background) -> bg.Background:
-        def draw(x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-            drawn.append(name)
-            return make(x, rng)
-
-        return draw
-
     blue = torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1).expand(3, 32, 32)
-    hard = {**bg.BACKGROUNDS, "zero": lambda x, rng: blue}
-    for name, make in hard.items():
-        monkeypatch.setitem(bg.BACKGROUNDS, name, watched(name, make))
+    monkeypatch.setitem(bg.BACKGROUNDS, "zero", lambda x, rng: blue)
+    seen = []
     with frozen(detector.module):
         problem = pose(detector, red_square(), None)
         search = Search(problem, ConstrainedRecipe(steps=60), Task("robust", None, seed=0))
-        drawn.clear()
         for _ in range(60):
+            seen.append(search._steering.view)
             one_step(search)
     # Noise is looked at in every third step, blur in every eighth.
-    assert set(drawn) == {"normal", "zero", "blur"}
-    assert 18 <= drawn.count("normal") <= 23
-    assert 7 <= drawn.count("blur") <= 9
-    assert drawn.count("zero") > 60 / 2 - 3
+    assert set(seen) == {"normal", "zero", "blur"}
+    assert 18 <= seen.count("normal") <= 23
+    assert 7 <= seen.count("blur") <= 9
+    assert seen.count("zero") > 60 / 2 - 3
 
 
 def test_a_fixed_background_is_seen_beside_the_hard_mask_later_on(
@@ -138,21 +126,20 @@ def test_a_fixed_background_is_seen_beside_the_hard_mask_later_on(
 def test_where_nothing_leads_by_what_is_asked_it_is_enough_to_lead(
     detector: expcam.Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    demands = []
-
     def pruned(mask: torch.Tensor, check: Check, most_passes: float) -> Pruned:
         demands.append(check.demanded)
         assert check.holds(mask)
         return prune(mask, check, most_passes)
 
+    demands: list[float] = []
     monkeypatch.setattr(solver, "prune", pruned)
     expected = expcam.explain_image(detector, red_square())
     monkeypatch.setattr(Steering, "spread", 1000.0)
     explanation = expcam.explain_image(detector, red_square())
     assert explanation.robustness >= 0.75
     assert explanation.area < 2 * expected.area
-    # Of what was asked for the mask leads by a part only, which pruning must leave.
-    assert 0 < demands[1] < 10
+    # So much is not there; pruning may not lower what is.
+    assert demands[0] < 10 < demands[1]
 
 
 def test_a_disc_is_taken_where_the_search_finds_nothing_smaller(
@@ -173,28 +160,52 @@ def test_a_disc_is_taken_where_the_search_finds_nothing_smaller(
     assert areas[0] <= 0.4 < 0.9 < areas[1]
 
 
-def test_what_is_not_confirmed_is_enlarged(
-    detector: expcam.Classifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = ConstrainedRecipe(trailing=(0.0, 0.0))
-    confirmed = solved(detector, recipe)
+def confirmed_from(least: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let only masks of a least area pass on the views that had no part in choosing them."""
 
     def strict(check: Check) -> Check:
         def margins(masks: torch.Tensor, **options: bool) -> torch.Tensor:
             large = masks.flatten(1).float().mean(1) >= least
             return torch.where(large, Check.margins(wider, masks, **options), -1.0)
 
-        wider = copy(check)
+        wider = widened(check)
         monkeypatch.setattr(wider, "margins", margins)
         return wider
 
+    widened = Check.widened
     monkeypatch.setattr(Check, "widened", strict)
-    area = float(confirmed.mask.float().mean())
-    least = 1.2 * area
-    assert least <= float(solved(detector, recipe).mask.float().mean()) < 1.5 * area
-    # What nothing nearby confirms is left as it was.
-    least = 3 * area
-    assert float(solved(detector, recipe).mask.float().mean()) == pytest.approx(area, rel=0.2)
+
+
+@pytest.mark.parametrize("factor", [1.15, 3.0])
+def test_what_is_not_confirmed_is_trained_on_at_a_larger_area(
+    detector: expcam.Classifier, factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = ConstrainedRecipe(trailing=(0.0, 0.0), below=(2.0, 2.0), most_passes=0)
+    area = float(solved(detector, recipe).mask.float().mean())
+    confirmed_from(factor * area, monkeypatch)
+    larger = float(solved(detector, recipe).mask.float().mean())
+    if factor < recipe.enlarged:
+        assert larger == pytest.approx(recipe.enlarged * area, rel=0.02)
+    else:  # what nothing nearby confirms is left as it was
+        assert larger == pytest.approx(area)
+
+
+def test_the_last_steps_make_a_mask_lead_by_more_and_not_smaller(
+    detector: expcam.Classifier,
+) -> None:
+    recipe = ConstrainedRecipe(trailing=(0.0, 0.0), below=(2.0, 2.0), pinned_from=0.6)
+    areas, leads = [], []
+    with frozen(detector.module):
+        search = Search(pose(detector, red_square(), None), recipe, Task("robust", None, seed=0))
+        for _ in range(recipe.steps):
+            one_step(search)
+            if search._steering.pinned:
+                areas.append(search._steering.area)
+                leads.append(search._best.margin)
+    assert len(areas) > 0.3 * recipe.steps
+    assert len(set(areas)) == 1
+    assert leads == sorted(leads)
+    assert leads[-1] > leads[0]
 
 
 def test_the_search_ends_when_it_no_longer_improves(detector: expcam.Classifier) -> None:

@@ -118,3 +118,13 @@ def test_the_hardest_view_is_next_and_all_are_seen_again() -> None:
         steering.see(leads[steering.view], step)
         steering.advance(step + 1, refuted=False)
     assert steering.holds
+
+
+def test_a_pinned_area_follows_nothing() -> None:
+    steering = steered(9.0, 3)
+    steering.pin(0.07)
+    for step in range(3, 20):
+        steering.see(-100.0 if step % 2 else 100.0, step)
+        steering.advance(step + 1, refuted=False)
+    assert steering.pinned
+    assert steering.area == 0.07

@@ -47,10 +47,10 @@ class ConstrainedRecipe:
         first_check: Share of the steps before which no mask is checked.
         gain: A mask is checked when its area is below this share of the best one's.
         pause: Steps without a check after one that failed; the area grows meanwhile.
-        settled_from: Share of the steps after which, where some view is random, the area is that
+        pinned_from: Share of the steps after which, where some view is random, the area is that
             of the best mask.
         enlarged: By what factor it is larger where that mask fails on further views.
-        interval: Steps between checks where the area is given or settled.
+        interval: Steps between checks where the area is given or pinned.
         acceptable: Share of views that a mask must pass to be better than all pixels.
         most_passes: Pruning goes no further beyond so many passes.
         mixed_precision: Whether training steps, and the checks of masks between them, run in
@@ -86,7 +86,7 @@ class ConstrainedRecipe:
     first_check: float = 0.43
     gain: float = 0.85
     pause: int = 3
-    settled_from: float = 0.85
+    pinned_from: float = 0.85
     enlarged: float = 1.25
     interval: int = 10
     acceptable: float = 0.75

@@ -172,7 +172,7 @@ class Search:
         self._check = Check(problem, asked, self._rng)
         self._guess = first_guess(problem)
         # Those that are not drawn anew each time.
-        self._fixed = {
+        self._backgrounds = {
             name: bg.BACKGROUNDS[name](problem.x, self._rng)
             for name in asked.training
             if name not in bg.RANDOM
@@ -184,6 +184,7 @@ class Search:
         allowed = problem.allowed.float()
         self._whole = _Candidate(float(allowed.mean()), allowed, whole)
         self._found: list[_Candidate] = []
+        self._chosen_by: Check | None = None
         self._step = self._paused_until = self._last_found = 0
         self._found_at: int | None = None
         self._nearest: _Candidate | None = None
@@ -204,7 +205,7 @@ class Search:
         self._probability = keep
         if steering.view == REMOVAL:
             return ((1 - keep) * x)[None]
-        background = self._fixed.get(steering.view)
+        background = self._backgrounds.get(steering.view)
         if background is None:
             background = bg.BACKGROUNDS[steering.view](x, self._rng)
         return (keep * x + (1 - keep) * background)[None]
@@ -237,7 +238,7 @@ class Search:
         self._check.mixed = mixed
         self._updates.step(self._logits, self._progress)
         checking = self._progress >= recipe.first_check
-        if self._steering.settled:
+        if self._steering.pinned:
             if (recipe.steps - step - 1) % recipe.interval == 0:
                 self._refine()
         elif self._budget is None:
@@ -250,8 +251,9 @@ class Search:
         elif checking and step % recipe.interval == recipe.interval - 1:
             self._consider()
         self._step += 1
-        if self._progress >= recipe.settled_from and self._found and self._budget is None:
-            self._settle()
+        chosen = self._budget is None and self._steering.random and self._found
+        if chosen and self._progress >= recipe.pinned_from and not self._steering.pinned:
+            self._pin()
         self._steering.advance(self._step, refuted=step < self._paused_until)
 
     def solution(self) -> Solution:
@@ -321,42 +323,46 @@ class Search:
         if self._found_at is None:
             self._found_at = self._step
 
-    def _settle(self) -> None:
-        """From here on make the smallest mask lead by more, where its lead is a matter of luck.
+    def _pin(self) -> None:
+        """From here on make the best mask lead by more, where its lead is a matter of luck.
 
-        A mask that fails on views which had no part in choosing it gets some more pixels for that.
+        If it fails on views that had no part in choosing it, what follows is somewhat larger.
         """
-        if self._steering.random and not self._steering.settled:
-            best, self._check = self._found[-1], self._check.widened()
-            self._found[-1] = self._tried(best.ranks, best.area, 0.0, all_views=True)
-            failed = self._found[-1].margin <= 0
-            self._steering.settle(best.area * (self._recipe.enlarged if failed else 1.0))
+        self._widen()
+        best = self._found[-1]
+        self._found[-1] = self._tried(best.ranks, best.area, 0.0, all_views=True)
+        holds = self._found[-1].margin > 0
+        self._steering.pin(best.area * (1.0 if holds else self._recipe.enlarged))
 
     def _refine(self) -> None:
-        """Take the present mask instead of the best one if it leads by more."""
+        """Take the present mask for the best one if it leads by more."""
         candidate = self._tried(self._mean_logits, self._steering.area, 0.0, all_views=True)
         if candidate.margin > self._best.margin:
-            self._found[-1] = candidate
+            self._found.append(candidate)
+
+    def _widen(self) -> None:
+        """From here on check on further views as well."""
+        if self._chosen_by is None:
+            self._chosen_by, self._check = self._check, self._check.widened()
 
     def _confirmed(self) -> _Candidate:
-        """The smallest mask that holds on views, too, that had no part in choosing it.
+        """The last mask that holds on views, too, that had no part in choosing it.
 
-        Earlier ones are larger and were asked for as much. A larger cut of the same ranking is
-        no better: what lies beyond the edge was found to be of no use.
+        The earlier ones are larger and were asked for as much. A larger cut of the same ranking
+        is no better: what lies beyond the edge was found to be of no use. Where none holds, the
+        best one on the views that chose it.
         """
-        chosen_by, smallest = self._check, self._found[-1].area
-        if not self._steering.settled:
-            self._check = chosen_by.widened()
-        tried = []
-        for found in reversed(self._found):
-            if found.area > MOST_ENLARGED * smallest:
-                break
-            tried.append(self._tried(found.ranks, found.area, 0.0))
-            if tried[-1].margin > 0:
-                return tried[-1]
-        self._check = chosen_by
-        nearest = max(tried, key=lambda each: each.margin)
-        return self._tried(nearest.ranks, nearest.area, 0.0)
+        self._widen()
+        most = MOST_ENLARGED * min(found.area for found in self._found)
+        tried = [found for found in reversed(self._found) if found.area <= most]
+        for found in tried:
+            candidate = self._tried(found.ranks, found.area, 0.0)
+            if candidate.margin > 0:
+                return candidate
+        if self._chosen_by is not None:
+            self._check = self._chosen_by
+        again = [self._tried(each.ranks, each.area, 0.0, all_views=True) for each in tried]
+        return max(again, key=lambda each: each.margin)
 
     def _cut_once_more(self, demanded: float) -> None:
         """Cut rankings at growing areas until one holds: the last, the best, and simple ones."""

@@ -26,7 +26,7 @@ class Steering:
         area: Share of the pixels at the next step.
         view: What the next step looks at: a key of `BACKGROUNDS`, or `REMOVAL`.
         random: Whether some view differs from draw to draw.
-        settled: Whether the area no longer follows the leads.
+        pinned: Whether the area no longer follows the leads.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Steering:
         self._leads = {name: _Lead(recipe, random=name in bg.RANDOM) for name in names}
         self._recipe, self._budget = recipe, budget
         self.random = any(each.random for each in self._leads.values())
-        self.settled = False
+        self.pinned = False
         self._below = recipe.below[0 if self.random else 1]
         self._trailing = recipe.trailing[0 if self.random else 1]
         self._smallest, self._largest = 1 / allowed.numel(), float(allowed.float().mean())
@@ -79,9 +79,9 @@ class Steering:
         """Take in the lead of a step on the present view."""
         self._leads[self.view].see(lead, step)
 
-    def settle(self, area: float) -> None:
+    def pin(self, area: float) -> None:
         """Let the area be this one from now on."""
-        self.area, self.settled = area, True
+        self.area, self.pinned = area, True
 
     def advance(self, step: int, *, refuted: bool) -> None:
         """Choose the next area and view.
@@ -91,7 +91,7 @@ class Steering:
             refuted: Whether a check has just found what the steps do not see.
         """
         recipe, lead, progress = self._recipe, self.lead, step / self._recipe.steps
-        if self.settled:
+        if self.pinned:
             pass
         elif self._budget is None:
             lead += self._trailing * max(0.0, 1 - progress / recipe.settling)
