@@ -340,10 +340,11 @@ class Search:
         if candidate.margin > self._best.margin:
             self._found.append(candidate)
 
-    def _widen(self) -> None:
-        """From here on check on further views as well."""
+    def _widen(self) -> Check:
+        """From here on check on further views as well; return the check without them."""
         if self._chosen_by is None:
             self._chosen_by, self._check = self._check, self._check.widened()
+        return self._chosen_by
 
     def _confirmed(self) -> _Candidate:
         """The last mask that holds on views, too, that had no part in choosing it.
@@ -352,15 +353,14 @@ class Search:
         is no better: what lies beyond the edge was found to be of no use. Where none holds, the
         best one on the views that chose it.
         """
-        self._widen()
+        chosen_by = self._widen()
         most = MOST_ENLARGED * min(found.area for found in self._found)
         tried = [found for found in reversed(self._found) if found.area <= most]
         for found in tried:
             candidate = self._tried(found.ranks, found.area, 0.0)
             if candidate.margin > 0:
                 return candidate
-        if self._chosen_by is not None:
-            self._check = self._chosen_by
+        chosen_by.mixed, self._check = False, chosen_by
         again = [self._tried(each.ranks, each.area, 0.0, all_views=True) for each in tried]
         return max(again, key=lambda each: each.margin)
 
