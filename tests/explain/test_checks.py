@@ -2,6 +2,7 @@ import pytest
 import torch
 
 import expcam
+from expcam.classifier.bfloat16 import InBfloat16
 from expcam.classifier.frozen import frozen
 from expcam.explain import backgrounds as bg
 from expcam.explain.checks import ROUNDING, Check, leads
@@ -99,7 +100,7 @@ def test_checks_in_bfloat16_count_as_checks(detector: expcam.Classifier) -> None
         problem = pose(detector, red_square(), None)
         check = Check(problem, OBJECTIVES["sufficient"], bg.training_rng(0))
         full = float(check.margins(red))
-        check.mixed = True
+        check.fast = InBfloat16(detector.module)
         assert float(check.margins(red)) == pytest.approx(full, rel=0.02)
         assert problem.passes.forward == 1 + 2
 

@@ -5,7 +5,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from expcam.explain import backgrounds as bg
 from expcam.explain.metrics import BATCH
@@ -52,11 +52,14 @@ class Check:
 
     Attributes:
         demanded: Logits by which the label must lead on random backgrounds.
-        mixed: Whether masks are tried in bfloat16, which is for what is checked again later.
+        fast: Runs in place of the classifier's module on what is checked again later.
+        margin: Of the mask that is to be spared; see `sparing`.
     """
 
     def __init__(self, problem: Problem, objective: Objective, rng: torch.Generator) -> None:
-        self.demanded, self.mixed = 0.0, False
+        self.demanded: float = 0.0
+        self.fast: nn.Module | None = None
+        self.margin = math.nan
         self._problem, self._objective, self._rng = problem, objective, rng
         self._views = [self._beside(name) for name in objective.checks]
         if objective.removal:
@@ -101,10 +104,12 @@ class Check:
     def sparing(self, mask: Tensor) -> "Check":
         """One that asks a smaller mask for no more than this one ``(H, W)`` does on each view.
 
-        What leads by less than is demanded somewhere may get no worse there.
+        What leads by less than is demanded somewhere may get no worse there. The `margin` of the
+        new check is what the mask itself leads by, on the view where it is worst.
         """
         kept = copy(self)
         leads = self._leads(mask[None], self._views)[0].tolist()
+        kept.margin = min(leads) - ROUNDING
         kept._views = [
             replace(view, spared=lead - ROUNDING)
             for view, lead in zip(self._views, leads, strict=True)
@@ -137,15 +142,14 @@ class Check:
     def _leads(self, masks: Tensor, views: list[_View]) -> Tensor:
         """By how many logits masks do what is asked, ``(n, views)``."""
         problem = self._problem
+        classifier = problem.classifier.with_module(self.fast or problem.classifier.module)
         rows = []
         for chunk in masks.split(max(1, BATCH // len(views))):
             composites = [
                 torch.where(chunk[:, None] ^ view.removed, problem.x, view.background)
                 for view in views
             ]
-            with torch.autocast(problem.x.device.type, torch.bfloat16, enabled=self.mixed):
-                logits = problem.classifier.logits(torch.cat(composites))
-            lead = leads(logits.float(), problem.label)
+            lead = leads(classifier.logits(torch.cat(composites)), problem.label)
             rows.append(lead.view(len(views), len(chunk)).T)
         problem.passes.forward += len(masks) * len(views)
         lead = torch.cat(rows)

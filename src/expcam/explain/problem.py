@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from expcam.classifier.model import LEADING, Classifier
 from expcam.errors import ClassifierError, TargetError
@@ -121,7 +121,11 @@ class Response:
 
 
 def respond(
-    problems: Sequence[Problem], composites: Sequence[Tensor], *, taps: bool
+    problems: Sequence[Problem],
+    composites: Sequence[Tensor],
+    *,
+    taps: bool,
+    fast: nn.Module | None = None,
 ) -> list[Response]:
     """Run the composites of several problems of one classifier as one batch, with gradient.
 
@@ -131,11 +135,14 @@ def respond(
         problems: Of the same classifier and image size.
         composites: For each problem, ``(n, 3, H, W)``.
         taps: Whether the activations are wanted.
+        fast: Runs in place of the classifier's module, which it contains.
     """
     classifier, counts = problems[0].classifier, [len(each) for each in composites]
     names = list(problems[0].reference.activations) if taps else []
     with tapped(classifier.module, names) as outputs:
-        logits = classifier.all_logits(torch.cat(list(composites)))
+        logits = classifier.with_module(fast or classifier.module).all_logits(
+            torch.cat(list(composites))
+        )
     activations = {name: output.split(counts) for name, output in outputs.items()}
     for problem, count in zip(problems, counts, strict=True):
         problem.passes.forward += count

@@ -31,8 +31,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from expcam.classifier.bfloat16 import InBfloat16, computes_in_bfloat16
 from expcam.explain import backgrounds as bg
 from expcam.explain.baselines import centred_disc
 from expcam.explain.checks import Check, leads
@@ -127,10 +128,11 @@ def solve_constrained(
     """
     searches = [Search(problem, recipe, task) for problem in problems]
     taps = any(name == "act" for name, _ in recipe.weights)
-    device = problems[0].x.device
+    module = problems[0].classifier.module
     mixed = recipe.mixed_precision
     if mixed is None:
-        mixed = computes_in_bfloat16(device)
+        mixed = computes_in_bfloat16(problems[0].x.device)
+    fast = InBfloat16(module) if mixed else None
     for step in range(recipe.steps):
         running = [search for search in searches if not search.finished]
         if not running:
@@ -138,19 +140,18 @@ def solve_constrained(
         composites = [search.propose() for search in running]
         asked = [search.problem for search in running]
         try:
-            with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-                responses = respond(asked, composites, taps=taps)
+            responses = respond(asked, composites, taps=taps, fast=fast)
         except RuntimeError:
-            if not mixed:
+            if fast is None:
                 raise
-            mixed = False  # not every operation exists in bfloat16
+            fast = None  # not every operation exists in bfloat16
             responses = respond(asked, composites, taps=taps)
         losses = [
             search.judge(response) for search, response in zip(running, responses, strict=True)
         ]
         torch.stack(losses).sum().backward()
         for search in running:
-            search.learn(mixed=mixed)
+            search.learn(fast)
         progress("mask", step + 1, recipe.steps)
     progress("mask", recipe.steps, recipe.steps)
     return [search.solution() for search in searches]
@@ -212,7 +213,7 @@ class Search:
 
     def judge(self, response: Response) -> Tensor:
         """The objective of this step."""
-        logits, removal = response.logits.float(), self._steering.view == REMOVAL
+        logits, removal = response.logits, self._steering.view == REMOVAL
         lead = float(leads(logits.detach(), self.problem.label))
         self._steering.see(-lead if removal else lead, self._step)
         weights = dict(self._recipe.removal_weights if removal else self._recipe.weights)
@@ -228,14 +229,14 @@ class Search:
         )
         return objective(seen, weights)
 
-    def learn(self, *, mixed: bool = False) -> None:
+    def learn(self, fast: nn.Module | None = None) -> None:
         """Update the generator from its gradients, check the mask, choose the next area.
 
         Args:
-            mixed: Whether masks are checked in bfloat16, as the steps are.
+            fast: What masks are checked with, in place of the classifier's module.
         """
         recipe, step = self._recipe, self._step
-        self._check.mixed = mixed
+        self._check.fast = fast
         self._updates.step(self._logits, self._progress)
         checking = self._progress >= recipe.first_check
         if self._steering.pinned:
@@ -262,14 +263,13 @@ class Search:
         if self._budget is not None:
             return Solution(best.ranks > 0.5, best.ranks, cell=0)
         self._cut_once_more(self._demanded)
-        self._check.mixed = False  # what holds from here on is what is returned
-        best = self._confirmed() if self._found else self._best
-        if best.margin <= 0:
+        self._check.fast = None  # what holds from here on is what is returned
+        best, check = self._confirmed()
+        if check.margin <= 0:
             best = self._relaxed()
             return Solution(best.ranks > 0.5, best.ranks, cell=0)
-        mask = best.ranks > 0.5
-        self._check.demanded = self._recipe.demanded * self._steering.spread
-        pruned = prune(mask, self._check.sparing(mask), self._recipe.most_passes)
+        check.demanded = self._recipe.demanded * self._steering.spread
+        pruned = prune(best.ranks > 0.5, check, self._recipe.most_passes)
         ranks = torch.where(pruned.mask, best.ranks, best.ranks.clamp(max=0.5))
         return Solution(pruned.mask, ranks, pruned.cell)
 
@@ -346,23 +346,24 @@ class Search:
             self._chosen_by, self._check = self._check, self._check.widened()
         return self._chosen_by
 
-    def _confirmed(self) -> _Candidate:
+    def _confirmed(self) -> tuple[_Candidate, Check]:
         """The last mask that holds on views, too, that had no part in choosing it.
 
         The earlier ones are larger and were asked for as much. A larger cut of the same ranking
         is no better: what lies beyond the edge was found to be of no use. Where none holds, the
-        best one on the views that chose it.
+        best one on the views that chose it. Beside it the check that spares it.
         """
+        found = self._found or [self._whole]
+        most = MOST_ENLARGED * min(each.area for each in found)
+        tried = [each for each in reversed(found) if each.area <= most]
         chosen_by = self._widen()
-        most = MOST_ENLARGED * min(found.area for found in self._found)
-        tried = [found for found in reversed(self._found) if found.area <= most]
-        for found in tried:
-            candidate = self._tried(found.ranks, found.area, 0.0)
-            if candidate.margin > 0:
-                return candidate
-        chosen_by.mixed, self._check = False, chosen_by
-        again = [self._tried(each.ranks, each.area, 0.0, all_views=True) for each in tried]
-        return max(again, key=lambda each: each.margin)
+        for each in tried:
+            check = self._check.sparing(each.ranks > 0.5)
+            if check.margin > 0:
+                return each, check
+        chosen_by.fast, self._check = None, chosen_by
+        checks = [chosen_by.sparing(each.ranks > 0.5) for each in tried]
+        return max(zip(tried, checks, strict=True), key=lambda pair: pair[1].margin)
 
     def _cut_once_more(self, demanded: float) -> None:
         """Cut rankings at growing areas until one holds: the last, the best, and simple ones."""
@@ -394,14 +395,3 @@ class Search:
 
 def _around(area: float) -> tuple[float, ...]:
     return tuple(factor * area for factor in LAST_FACTORS)
-
-
-def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies in bfloat16, which halves the time of a training step."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu":
-        return False
-    # An older torch does not say.
-    features = getattr(torch.cpu, "get_capabilities", dict[str, bool])()
-    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
