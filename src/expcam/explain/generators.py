@@ -134,7 +134,8 @@ def seeded(name: str, x: Tensor, seed: int) -> nn.Module:
     """A generator of `GENERATORS` for an image ``(3, H, W)``, its initial values from a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return GENERATORS[name](x).to(x.device, memory_format=torch.channels_last)
+        generator = GENERATORS[name](x).to(x.device)
+        return generator.to(memory_format=torch.channels_last)
 
 
 def _double(cin: int, cout: int) -> nn.Sequential:
