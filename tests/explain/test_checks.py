@@ -88,7 +88,7 @@ def test_a_smaller_mask_may_lead_by_no_less_where_that_is_less_than_demanded(
         assert least > 0.1
         for demanded, holds in [(least / 2, True), (100.0, False)]:
             check.demanded = demanded
-            sparing = check.sparing(most[0])
+            sparing = check.sparing(most[0], demanded)
             assert float(sparing.margins(most)) > 0
             assert (float(sparing.margins(fewer)) > 0) == holds
         assert float(check.margins(most)) < 0

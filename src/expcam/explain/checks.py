@@ -101,19 +101,26 @@ class Check:
         wider._views = self._views + [self._beside(name) for name in self._objective.confirmation]
         return wider
 
-    def sparing(self, mask: Tensor) -> "Check":
+    def sparing(self, mask: Tensor, demanded: float) -> "Check":
         """One that asks a smaller mask for no more than this one ``(H, W)`` does on each view.
 
         What leads by less than is demanded somewhere may get no worse there. The `margin` of the
-        new check is what the mask itself leads by, on the view where it is worst.
+        new check is what the mask itself leads by, on the view where it is worst. The views with
+        the least to spare come first.
+
+        Args:
+            mask: What is to be spared.
+            demanded: Of the new check.
         """
         kept = copy(self)
         leads = self._leads(mask[None], self._views)[0].tolist()
-        kept.margin = min(leads) - ROUNDING
-        kept._views = [
-            replace(view, spared=lead - ROUNDING)
+        kept.demanded, kept.margin = demanded, min(leads) - ROUNDING
+        views = [
+            (lead, replace(view, spared=lead - ROUNDING))
             for view, lead in zip(self._views, leads, strict=True)
         ]
+        views.sort(key=lambda pair: pair[0] - pair[1].needed(demanded))
+        kept._views = [view for _, view in views]
         return kept
 
     def _beside(self, name: str) -> _View:

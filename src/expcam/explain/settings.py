@@ -88,7 +88,7 @@ class ConstrainedRecipe:
     pause: int = 3
     pinned_from: float = 0.85
     enlarged: float = 1.25
-    interval: int = 10
+    interval: int = 14
     acceptable: float = 0.75
-    most_passes: float = 270
+    most_passes: float = 277
     mixed_precision: bool | None = None

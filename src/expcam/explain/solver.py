@@ -268,7 +268,6 @@ class Search:
         if check.margin <= 0:
             best = self._relaxed()
             return Solution(best.ranks > 0.5, best.ranks, cell=0)
-        check.demanded = self._recipe.demanded * self._steering.spread
         pruned = prune(best.ranks > 0.5, check, self._recipe.most_passes)
         ranks = torch.where(pruned.mask, best.ranks, best.ranks.clamp(max=0.5))
         return Solution(pruned.mask, ranks, pruned.cell)
@@ -356,13 +355,14 @@ class Search:
         found = self._found or [self._whole]
         most = MOST_ENLARGED * min(each.area for each in found)
         tried = [each for each in reversed(found) if each.area <= most]
+        demanded = self._recipe.demanded * self._steering.spread
         chosen_by = self._widen()
         for each in tried:
-            check = self._check.sparing(each.ranks > 0.5)
+            check = self._check.sparing(each.ranks > 0.5, demanded)
             if check.margin > 0:
                 return each, check
         chosen_by.fast, self._check = None, chosen_by
-        checks = [chosen_by.sparing(each.ranks > 0.5) for each in tried]
+        checks = [chosen_by.sparing(each.ranks > 0.5, demanded) for each in tried]
         return max(zip(tried, checks, strict=True), key=lambda pair: pair[1].margin)
 
     def _cut_once_more(self, demanded: float) -> None:
