@@ -34,13 +34,12 @@ class Objective:
     removal: bool
 
 
-CHECKS: Sequence[str] = ("zero", "blur", *["normal"] * 10)
-"""On which a solver checks a robust mask. Gaussian noise is the hardest to withstand."""
+CHECKS: Sequence[str] = ("zero", "blur", *["normal"] * 7, *["uniform"] * 3)
+"""On which a solver checks a robust mask. Gaussian noise is mostly the hardest to withstand."""
 CONFIRMATION: Sequence[str] = ("normal", "uniform") * 6
 """On which it confirms what it found: of many masks that are tried on the same draws the one that
 is taken has been lucky."""
-TRAINING: Sequence[str] = ("normal", "zero", "blur")
-"""What holds on these holds on uniform noise as well, mostly."""
+TRAINING: Sequence[str] = ("normal", "zero", "blur", "uniform")
 
 
 OBJECTIVES: dict[str, Objective] = {

@@ -37,8 +37,8 @@ class ConstrainedRecipe:
         trailing: By how many logits the label may trail at first, in these two cases.
         settling: Share of the steps in which this falls to 0.
         memory: Decay of the running mean of a random view's lead; half as much for the others.
-        unseen: Steps after which a random view is looked at again, and another one, also where
-            it is not the hardest.
+        unseen: Steps after which Gaussian noise is looked at again, and any other view, also
+            where it is not the hardest.
         ahead: By how much the label must lead in the steps, in the running mean and when last
             seen: on random views, in standard deviations of its lead from draw to draw; on others,
             in logits. What the area follows is the lead beyond that.
@@ -90,5 +90,5 @@ class ConstrainedRecipe:
     enlarged: float = 1.25
     interval: int = 14
     acceptable: float = 0.75
-    most_passes: float = 277
+    most_passes: float = 273
     mixed_precision: bool | None = None

@@ -46,7 +46,7 @@ class Steering:
             allowed: Boolean ``(H, W)``; pixels that the mask may keep.
         """
         names = [*objective.training, *([REMOVAL] if objective.removal else [])]
-        self._leads = {name: _Lead(recipe, random=name in bg.RANDOM) for name in names}
+        self._leads = {name: _Lead(recipe, name) for name in names}
         self._recipe, self._budget = recipe, budget
         self.random = any(each.random for each in self._leads.values())
         self.pinned = False
@@ -115,10 +115,10 @@ class Steering:
 class _Lead:
     """The lead on one view, as the steps see it."""
 
-    def __init__(self, recipe: ConstrainedRecipe, *, random: bool) -> None:
-        self.random = random
+    def __init__(self, recipe: ConstrainedRecipe, view: str) -> None:
+        self.random = random = view in bg.RANDOM
         self._memory = recipe.memory if random else recipe.memory / 2
-        self._unseen = recipe.unseen[0 if random else 1]
+        self._unseen = recipe.unseen[0 if view == "normal" else 1]
         self._ahead = recipe.ahead[0 if random else 1]
         self._variance = FIRST_SPREAD**2
         self._seen: int | None = None
