@@ -47,8 +47,8 @@ def test_the_mask_is_found_where_the_evidence_is(
     assert explanation.kept
     assert explanation.robustness >= 0.75
     inside = explanation.mask & (red_square()[0] > 0).numpy()
-    # The square is 6.25 % of the image; half of its pixels would do on grey.
-    assert explanation.area <= 0.0625
+    # The square is 6.25 % of the image, which leads by little on noise; half would do on grey.
+    assert explanation.area <= 0.08
     assert inside.sum() / explanation.mask.sum() > 0.7
 
 
@@ -101,11 +101,12 @@ def test_the_steps_look_at_every_background_and_mostly_at_the_hardest(
         for _ in range(60):
             seen.append(search._steering.view)
             one_step(search)
-    # Noise is looked at in every third step, blur in every eighth.
-    assert set(seen) == {"normal", "zero", "blur"}
+    # Gaussian noise is looked at in every third step, blur and uniform noise in every eighth.
+    assert set(seen) == {"normal", "zero", "blur", "uniform"}
     assert 18 <= seen.count("normal") <= 23
-    assert 7 <= seen.count("blur") <= 9
-    assert seen.count("zero") > 60 / 2 - 3
+    assert 6 <= seen.count("blur") <= 9
+    assert 6 <= seen.count("uniform") <= 9
+    assert seen.count("zero") > 60 / 3
 
 
 def test_a_fixed_background_is_seen_beside_the_hard_mask_later_on(
@@ -205,7 +206,7 @@ def test_the_last_steps_make_a_mask_lead_by_more_and_not_smaller(
                 if search._steering.pinned:
                     areas.append(search._steering.area)
                     leads.append(search._best.margin)
-        assert len(areas) > 0.3 * recipe.steps
+        assert len(areas) > 0.1 * recipe.steps
         assert len(set(areas)) == 1
         assert leads == sorted(leads)
         improved += leads[-1] > leads[0]
