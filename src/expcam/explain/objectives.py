@@ -40,6 +40,7 @@ CONFIRMATION: Sequence[str] = ("normal", "uniform") * 6
 """On which it confirms what it found: of many masks that are tried on the same draws the one that
 is taken has been lucky."""
 TRAINING: Sequence[str] = ("normal", "zero", "blur", "uniform")
+"""What holds on Gaussian noise mostly holds on uniform noise, but not on every photograph."""
 
 
 OBJECTIVES: dict[str, Objective] = {
