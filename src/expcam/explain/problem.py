@@ -1,12 +1,14 @@
 """One image, one class, one classifier: what every solver needs to know of them."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from expcam.classifier.model import LEADING, Classifier
+from expcam.classifier.smoothing import SmoothedGradients
 from expcam.errors import ClassifierError, TargetError
 from expcam.explain.taps import stage_outputs, tapped
 from expcam.explain.terms import Reference
@@ -125,6 +127,7 @@ def respond(
     composites: Sequence[Tensor],
     *,
     taps: bool,
+    smoothed: bool = False,
     fast: nn.Module | None = None,
 ) -> list[Response]:
     """Run the composites of several problems of one classifier as one batch, with gradient.
@@ -135,11 +138,13 @@ def respond(
         problems: Of the same classifier and image size.
         composites: For each problem, ``(n, 3, H, W)``.
         taps: Whether the activations are wanted.
+        smoothed: Whether the gradient is that of `SmoothedGradients`.
         fast: Runs in place of the classifier's module, which it contains.
     """
     classifier, counts = problems[0].classifier, [len(each) for each in composites]
     names = list(problems[0].reference.activations) if taps else []
-    with tapped(classifier.module, names) as outputs:
+    gradients = SmoothedGradients() if smoothed else nullcontext()
+    with tapped(classifier.module, names) as outputs, gradients:
         logits = classifier.with_module(fast or classifier.module).all_logits(
             torch.cat(list(composites))
         )

@@ -53,6 +53,8 @@ class ConstrainedRecipe:
         interval: Steps between checks where the area is given or pinned.
         acceptable: Share of views that a mask must pass to be better than all pixels.
         most_passes: Pruning goes no further beyond so many passes.
+        smoothed_gradients: Whether steps follow `SmoothedGradients` instead of the classifier's
+            own, which on noise are mostly noise.
         mixed_precision: Whether training steps, and the checks of masks between them, run in
             bfloat16; None for yes where the device computes in it. What confirms, prunes and
             verifies a mask never does.
@@ -91,4 +93,5 @@ class ConstrainedRecipe:
     interval: int = 14
     acceptable: float = 0.75
     most_passes: float = 273
+    smoothed_gradients: bool = True
     mixed_precision: bool | None = None

@@ -137,18 +137,23 @@ def solve_constrained(
         running = [search for search in searches if not search.finished]
         if not running:
             break
-        composites = [search.propose() for search in running]
-        asked = [search.problem for search in running]
-        try:
-            responses = respond(asked, composites, taps=taps, fast=fast)
-        except RuntimeError:
-            if fast is None:
-                raise
-            fast = None  # not every operation exists in bfloat16
-            responses = respond(asked, composites, taps=taps)
-        losses = [
-            search.judge(response) for search, response in zip(running, responses, strict=True)
-        ]
+        losses = []
+        for smoothed in (False, True):
+            group = [search for search in running if search.smoothed == smoothed]
+            if not group:
+                continue
+            composites = [search.propose() for search in group]
+            asked = [search.problem for search in group]
+            try:
+                responses = respond(asked, composites, taps=taps, smoothed=smoothed, fast=fast)
+            except RuntimeError:
+                if fast is None:
+                    raise
+                fast = None  # not every operation exists in bfloat16
+                responses = respond(asked, composites, taps=taps, smoothed=smoothed)
+            losses += [
+                search.judge(response) for search, response in zip(group, responses, strict=True)
+            ]
         torch.stack(losses).sum().backward()
         for search in running:
             search.learn(fast)
@@ -189,6 +194,11 @@ class Search:
         self._step = self._paused_until = self._last_found = 0
         self._found_at: int | None = None
         self._nearest: _Candidate | None = None
+
+    @property
+    def smoothed(self) -> bool:
+        """Whether the next step is along `SmoothedGradients`: where its view is random."""
+        return self._recipe.smoothed_gradients and self._steering.view in bg.RANDOM
 
     def propose(self) -> Tensor:
         """The composite of the next step, ``(1, 3, H, W)``."""
