@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -122,6 +124,27 @@ def test_a_fixed_background_is_seen_beside_the_hard_mask_later_on(
             mask = one_step(search)
             soft.append(bool(((mask > 0.1) & (mask < 0.9)).any()))
     assert soft == [True] * 4 + [False] * 6
+
+
+def test_gradients_are_smoothed_where_a_view_is_random_and_nowhere_else(
+    detector: expcam.Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[tuple[str, bool]] = set()
+    noted = solver.respond
+
+    def noting(problems, composites, *, smoothed, **options):  # type: ignore[no-untyped-def]
+        # Where the mask is not, in the corner for one, a fixed background is grey here.
+        corner = float(composites[0].detach()[0, :, 0, 0].abs().max())
+        asked.add(("fixed" if corner < 1e-3 else "noise", smoothed))
+        return noted(problems, composites, smoothed=smoothed, **options)
+
+    monkeypatch.setattr(solver, "respond", noting)
+    recipe = ConstrainedRecipe(steps=30, first_check=1)
+    solved(detector, recipe)
+    assert asked == {("fixed", False), ("noise", True)}
+    asked.clear()
+    solved(detector, replace(recipe, smoothed_gradients=False))
+    assert asked == {("fixed", False), ("noise", False)}
 
 
 def test_where_nothing_leads_by_what_is_asked_it_is_enough_to_lead(

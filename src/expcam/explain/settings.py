@@ -53,8 +53,8 @@ class ConstrainedRecipe:
         interval: Steps between checks where the area is given or pinned.
         acceptable: Share of views that a mask must pass to be better than all pixels.
         most_passes: Pruning goes no further beyond so many passes.
-        smoothed_gradients: Whether steps follow `SmoothedGradients` instead of the classifier's
-            own, which on noise are mostly noise.
+        smoothed_gradients: Whether steps on random views follow `SmoothedGradients` instead of
+            the classifier's own, which are mostly noise there.
         mixed_precision: Whether training steps, and the checks of masks between them, run in
             bfloat16; None for yes where the device computes in it. What confirms, prunes and
             verifies a mask never does.
@@ -92,6 +92,6 @@ class ConstrainedRecipe:
     enlarged: float = 1.25
     interval: int = 14
     acceptable: float = 0.75
-    most_passes: float = 273
+    most_passes: float = 270
     smoothed_gradients: bool = True
     mixed_precision: bool | None = None

@@ -18,7 +18,8 @@ on the way: what is asked for there, in the steps and in the checks, is in stand
 Each step looks at one view only, mostly the one that was hardest when it was last seen: many
 cheap steps rank the pixels better than few dear ones. Steps are large at first and small at the
 end, their gradients are smoothed over neighbouring cells, and what is cut into a mask is the
-running mean of the logits: a gradient on one draw of noise is mostly noise itself.
+running mean of the logits: a gradient on one draw of noise is mostly noise itself. There the
+steps follow `SmoothedGradients`, of which two draws have more in common.
 
 Where a mask ends it is soft at first and hardens as the training goes on. Straight-through
 gradients alone, taken at a hard mask, mislead: what a pixel far from the mask's edge would do
