@@ -1,6 +1,6 @@
 import math
+from contextlib import nullcontext
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -114,10 +114,7 @@ def test_gradients_beside_two_draws_of_noise_have_more_in_common(
             keep = torch.full((1, 1, 28, 28), 0.5, requires_grad=True)
             shown = F.interpolate(keep, size=x.shape[-2:])[0]
             composite = (shown * x + (1 - shown) * noise)[None]
-            if smoothed:
-                with SmoothedGradients():
-                    logits = bundled.logits(composite)
-            else:
+            with SmoothedGradients() if smoothed else nullcontext():
                 logits = bundled.logits(composite)
             rows.append(torch.autograd.grad(logits[0, label], keep)[0].flatten())
         return torch.stack(rows)
@@ -125,10 +122,10 @@ def test_gradients_beside_two_draws_of_noise_have_more_in_common(
     with frozen(bundled.module):
         label = int(bundled.logits(x[None]).argmax())
         own, soft = gradients(smoothed=False), gradients(smoothed=True)
-    pairs = ~np.eye(len(draws), dtype=bool)
+    pairs = ~torch.eye(len(draws), dtype=torch.bool)
 
     def alike(rows: Tensor) -> float:
-        return float(torch.corrcoef(rows)[torch.from_numpy(pairs)].mean())
+        return float(torch.corrcoef(rows)[pairs].mean())
 
     # They still point the same way: the mean of one kind against the mean of the other.
     assert float(torch.corrcoef(torch.stack([own.mean(0), soft.mean(0)]))[0, 1]) > 0.8

@@ -25,6 +25,7 @@ SPREAD = 0.5
 SAMPLED = 4
 """That mean is over every so manieth row and column."""
 TINY = 1e-12
+"""Keeps the width finite where all activations are 0."""
 
 RELUS = frozenset({F.relu, torch.relu, torch.Tensor.relu})
 RELUS_IN_PLACE = frozenset({torch.relu_, torch.Tensor.relu_})
