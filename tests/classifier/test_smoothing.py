@@ -44,6 +44,10 @@ def test_in_place_is_in_place() -> None:
     assert float(x.grad[0, 0]) == pytest.approx(3 / (1 + math.exp(4)))
 
 
+def test_an_input_by_name_is_left_alone() -> None:
+    assert gradient(lambda x: torch.relu(input=x), torch.tensor([[-1.0, 1.0]])).tolist() == [[0, 1]]
+
+
 def test_the_width_of_the_step_is_each_images_own() -> None:
     x = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     both = gradient(F.relu, torch.stack([x[0], 1000 * x[1]]))

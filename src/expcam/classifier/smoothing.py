@@ -46,7 +46,7 @@ class SmoothedGradients(TorchFunctionMode):
     ) -> Any:
         """What ``func`` gives, with another gradient if it is one of those."""
         kwargs = kwargs or {}
-        if torch.is_grad_enabled():
+        if args and torch.is_grad_enabled():  # by name alone hardly anyone gives an input
             if func in RELUS:
                 return _SoftStep.apply(args[0], bool(kwargs.get("inplace")))
             if func in RELUS_IN_PLACE:
