@@ -2,7 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from expcam.classifier.bfloat16 import InBfloat16, computes_in_bfloat16
+from expcam.classifier.bfloat16 import (
+    InBfloat16,
+    computes_in_bfloat16,
+    without_batch_norms,
+)
 from expcam.classifier.frozen import frozen
 
 
@@ -51,3 +55,63 @@ def test_it_gives_what_autocast_gives(name: str) -> None:
     assert torch.allclose(output, expected, atol=1e-2 * float(expected.abs().max()))
     assert seen.grad is not None
     assert torch.isfinite(seen.grad).all()
+
+
+def with_statistics(module: nn.Module) -> nn.Module:
+    """Its batch norms as if they had been trained."""
+    for each in module.modules():
+        if isinstance(each, nn.BatchNorm2d):
+            assert each.running_mean is not None
+            assert each.running_var is not None
+            each.running_mean.normal_()
+            each.running_var.uniform_(0.5, 2)
+    return module
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "densenet121"])
+def test_batch_norms_are_folded_and_nothing_changes(name: str) -> None:
+    from torchvision import models
+
+    torch.manual_seed(0)
+    module = with_statistics(models.get_model(name, weights=None, num_classes=7))
+    x = torch.randn(2, 3, 96, 96)
+    norms = [sum(isinstance(each, nn.BatchNorm2d) for each in module.modules())]
+    with frozen(module), torch.no_grad():
+        folded = without_batch_norms(module)
+        norms.append(sum(isinstance(each, nn.BatchNorm2d) for each in folded.modules()))
+        expected = module(x)
+        assert torch.allclose(folded(x), expected, atol=1e-5 * float(expected.abs().max()))
+        fast = InBfloat16(module, folded=True)(x)
+    assert torch.allclose(fast, expected, atol=3e-2 * float(expected.abs().max()))
+    assert not any(each.requires_grad for each in folded.parameters())
+    # Those of a densely connected network come before what they would be folded into.
+    assert norms[1] == {"resnet18": 0, "mobilenet_v3_small": 0, "densenet121": 62}[name]
+    assert norms[0] > norms[1]
+    assert sum(isinstance(each, nn.BatchNorm2d) for each in module.modules()) == norms[0]
+
+
+def test_what_cannot_be_folded_is_the_module_itself() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            output: torch.Tensor = self.inner(x)
+            return output if float(x.sum()) > 0 else -output
+
+    class Twice(nn.Module):
+        """One convolution with two batch norms behind it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = nn.Conv2d(3, 3, 1)
+            self.first, self.second = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            output: torch.Tensor = self.second(self.convolution(self.first(self.convolution(x))))
+            return output
+
+    for module in (Branching(), Twice(), nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())):
+        with frozen(module):
+            assert without_batch_norms(module) is module

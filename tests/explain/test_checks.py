@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 import expcam
 from expcam.classifier.bfloat16 import InBfloat16
@@ -103,6 +104,67 @@ def test_checks_in_bfloat16_count_as_checks(detector: expcam.Classifier) -> None
         check.fast = InBfloat16(detector.module)
         assert float(check.margins(red)) == pytest.approx(full, rel=0.02)
         assert problem.passes.forward == 1 + 2
+
+
+def test_what_is_exact_is_fast_in_the_screen_alone_and_not_near_the_boundary(
+    detector: expcam.Classifier,
+) -> None:
+    class Fast(nn.Module):
+        """Wrong by so many logits."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = detector.module(x)
+            return logits + torch.tensor([0.0, error, 0.0])[: logits.shape[1]]
+
+    square = (red_square()[0] > 0).flatten().nonzero()[:, 0]
+    masks = torch.zeros(3, 32 * 32, dtype=torch.bool)
+    for mask, pixels in zip(masks, (8, 17, 40), strict=True):
+        mask[square[:pixels]] = True
+    masks = masks.view(3, 32, 32)
+    with frozen(detector.module):
+        problem = pose(detector, red_square(), None)
+        check = Check(problem, OBJECTIVES["sufficient"], bg.training_rng(0))
+        own = check.margins(masks, all_views=True)
+        assert own.tolist() == pytest.approx([-1.01, 0.115, 2.99], abs=1e-5)
+        error = 0.01
+        check.fast = Fast()
+        wrong = [-1.0, 0.125, 3.0]
+        assert check.margins(masks, all_views=True).tolist() == pytest.approx(wrong, abs=1e-5)
+        check.exact = True
+        assert check.margins(masks, all_views=True).tolist() == own.tolist()
+        before = problem.passes.forward
+        # Its own classifier is asked about the second once more.
+        screened = check.screen(masks).tolist()
+        assert screened == pytest.approx([-1.0, 0.115, 3.0], abs=1e-5)
+        assert problem.passes.forward == before + 4
+
+
+def test_a_draw_on_which_a_mask_failed_is_the_counterexample(
+    detector: expcam.Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noise(x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        """Grey, but blue in the fourth draw, beside which no red square is called red."""
+        drawn.append(torch.zeros_like(x))
+        if len(drawn) == 4:
+            drawn[-1][2] = 1
+        return drawn[-1]
+
+    drawn: list[torch.Tensor] = []
+    monkeypatch.setitem(bg.BACKGROUNDS, "normal", noise)
+    red, nothing = (red_square()[0] > 0)[None], torch.zeros(1, 32, 32, dtype=torch.bool)
+    with frozen(detector.module):
+        check = Check(pose(detector, red_square(), None), OBJECTIVES["robust"], bg.training_rng(0))
+        for all_views in (False, True):
+            assert float(check.margins(red, all_views=all_views)) < 0
+            assert check.counterexample is drawn[3]
+        drawn[3].zero_()
+        assert float(check.margins(red)) > 0
+        assert check.counterexample is None
+        check = Check(
+            pose(detector, red_square(), None), OBJECTIVES["sufficient"], bg.training_rng(0)
+        )
+        assert float(check.margins(nothing)) < 0
+        assert check.counterexample is None
 
 
 def test_a_mask_that_fails_early_is_not_tried_further(detector: expcam.Classifier) -> None:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.fx import symbolic_trace
+from torch.fx.experimental.optimization import fuse
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
@@ -20,11 +22,18 @@ class InBfloat16(nn.Module):
     """A frozen module that is run in bfloat16 where autocast thinks it safe.
 
     The weights of its convolutions and linear layers, which autocast would cast at every call,
-    are cast once. All else is the module's own, its hooks too.
+    are cast once.
+
+    Args:
+        module: In evaluation mode.
+        folded: Whether batch norms may be folded into the convolutions before them, which takes a
+            copy of the module. Without it all but the weights is the module's own, its hooks too.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, *, folded: bool = False) -> None:
         super().__init__()
+        if folded:
+            module = without_batch_norms(module)
         self.module = module
         self._device_type = next((each.device.type for each in module.parameters()), "cpu")
         self._cast = {
@@ -39,3 +48,25 @@ class InBfloat16(nn.Module):
         with torch.autocast(self._device_type, torch.bfloat16):
             output: Tensor = functional_call(self.module, self._cast, (x,))
         return output.float()
+
+
+def without_batch_norms(module: nn.Module) -> nn.Module:
+    """A module in evaluation mode with its batch norms folded into the convolutions before them.
+
+    The module itself where it has none, or where `torch.fx` cannot tell what it computes: what it
+    returns is the same up to rounding.
+    """
+    if not any(isinstance(each, nn.BatchNorm2d) for each in module.modules()):
+        return module
+    try:
+        traced = symbolic_trace(module)
+    except Exception:  # whatever a module does that cannot be traced
+        return module
+    called = [node.target for node in traced.graph.nodes if node.op == "call_module"]
+    convolutions = [name for name in called if isinstance(traced.get_submodule(name), nn.Conv2d)]
+    if len(set(convolutions)) < len(convolutions):
+        return module  # one that is called twice has two batch norms behind it
+    fused: nn.Module = fuse(traced)
+    for parameter in fused.parameters():
+        parameter.requires_grad_(False)
+    return fused.to(memory_format=torch.channels_last)

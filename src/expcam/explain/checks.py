@@ -14,6 +14,8 @@ from expcam.explain.problem import Problem
 
 ROUNDING = 0.01
 """Logits by which the label must lead at least: classes may be tied."""
+NEAR = 0.25
+"""Logits by which rounding to bfloat16 changes hardly any lead."""
 STAGES = (1, 2, 4)
 """A check looks at so many views before the next ones; most masks that fail do so at once."""
 
@@ -52,27 +54,29 @@ class Check:
 
     Attributes:
         demanded: Logits by which the label must lead on random backgrounds.
-        fast: Runs in place of the classifier's module on what is checked again later.
+        fast: Runs in place of the classifier's module, up to rounding, where it may.
+        exact: Whether it may in `screen` alone, because what holds is what is returned.
+        counterexample: The draw ``(3, H, W)`` on which, of what `margins` last tried, a mask failed
+            by most; None where none failed or where that was on no draw.
         margin: Of the mask that is to be spared; see `sparing`.
     """
 
     def __init__(self, problem: Problem, objective: Objective, rng: torch.Generator) -> None:
         self.demanded: float = 0.0
         self.fast: nn.Module | None = None
+        self.exact = False
+        self.counterexample: Tensor | None = None
         self.margin = math.nan
         self._problem, self._objective, self._rng = problem, objective, rng
         self._views = [self._beside(name) for name in objective.checks]
         if objective.removal:
             self._views.append(_View(torch.zeros_like(problem.x), removed=True, random=False))
 
-    def margins(
-        self, masks: Tensor, *, hardest_only: bool = False, all_views: bool = False
-    ) -> Tensor:
+    def margins(self, masks: Tensor, *, all_views: bool = False) -> Tensor:
         """By how many logits each mask does what was asked, on the view where it is worst.
 
         Args:
             masks: Boolean ``(n, H, W)``.
-            hardest_only: Look at the view alone that is the hardest so far.
             all_views: Look at all views, also where a mask has failed on one already.
 
         Returns:
@@ -80,20 +84,36 @@ class Check:
             the worst of those it was tried on.
         """
         worst = torch.full((len(masks),), torch.inf, device=masks.device)
+        lowest, self.counterexample = 0.0, None
         alive = torch.arange(len(masks), device=masks.device)
         tried, stages = 0, list(STAGES) if not all_views else []
-        last = 1 if hardest_only else len(self._views)
-        while tried < last and len(alive):
+        while tried < len(self._views) and len(alive):
             size = stages.pop(0) if stages else len(self._views)
-            margins = self._on(masks[alive], self._views[tried : tried + size])
+            margins = self._on(masks[alive], self._views[tried : tried + size], self._usual)
             worst[alive] = torch.minimum(worst[alive], margins.amin(1))
             hardest = tried + int(margins.amin(0).argmin())
+            if float(margins.min()) <= lowest:
+                lowest, view = float(margins.min()), self._views[hardest]
+                self.counterexample = view.background if view.random else None
             if not all_views:
                 alive = alive[worst[alive] > 0]
             if len(alive) < len(masks):
                 self._views.insert(0, self._views.pop(hardest))
             tried += size
         return worst
+
+    def screen(self, masks: Tensor) -> Tensor:
+        """The same on the view alone that is the hardest so far.
+
+        What the fast module puts near 0 the classifier's own looks at once more, so that rounding
+        decides nothing.
+        """
+        view = self._views[:1]
+        margins = self._on(masks, view, self.fast)[:, 0]
+        near = margins.abs() < NEAR
+        if self.fast is not None and near.any():
+            margins[near] = self._on(masks[near], view)[:, 0]
+        return margins
 
     def widened(self) -> "Check":
         """One that confirms: its views are these, which chose a mask among many, and new ones."""
@@ -113,7 +133,7 @@ class Check:
             demanded: Of the new check.
         """
         kept = copy(self)
-        leads = self._leads(mask[None], self._views)[0].tolist()
+        leads = self._leads(mask[None], self._views, self._usual)[0].tolist()
         kept.demanded, kept.margin = demanded, min(leads) - ROUNDING
         views = [
             (lead, replace(view, spared=lead - ROUNDING))
@@ -138,18 +158,22 @@ class Check:
 
     def share(self, mask: Tensor) -> float:
         """Share of views on which one mask ``(H, W)`` does what was asked."""
-        return float((self._on(mask[None], self._views) > 0).float().mean())
+        return float((self._on(mask[None], self._views, self._usual) > 0).float().mean())
 
-    def _on(self, masks: Tensor, views: list[_View]) -> Tensor:
+    @property
+    def _usual(self) -> nn.Module | None:
+        return None if self.exact else self.fast
+
+    def _on(self, masks: Tensor, views: list[_View], fast: nn.Module | None = None) -> Tensor:
         """Margins ``(n, views)``."""
         needed = [view.needed(self.demanded) for view in views]
-        return self._leads(masks, views) - torch.tensor(needed, device=masks.device)
+        return self._leads(masks, views, fast) - torch.tensor(needed, device=masks.device)
 
     @torch.inference_mode()
-    def _leads(self, masks: Tensor, views: list[_View]) -> Tensor:
+    def _leads(self, masks: Tensor, views: list[_View], fast: nn.Module | None) -> Tensor:
         """By how many logits masks do what is asked, ``(n, views)``."""
         problem = self._problem
-        classifier = problem.classifier.with_module(self.fast or problem.classifier.module)
+        classifier = problem.classifier.with_module(fast or problem.classifier.module)
         rows = []
         for chunk in masks.split(max(1, BATCH // len(views))):
             composites = [

@@ -12,7 +12,7 @@ GRID = 56
 RESIDUAL = "residual"
 """What a generator calls its free logits, one for each cell, if it has any."""
 
-FIT_STEPS = 60
+FIT_STEPS = 30
 FIT_RATE = 3e-3
 
 

@@ -62,7 +62,7 @@ def _without_spares(
     """
     while check.cost <= most_passes:
         cells, dropped = _cells(mask, side), False
-        margins = check.margins(mask & ~cells, hardest_only=True)
+        margins = check.screen(mask & ~cells)
         order = margins.argsort(descending=True, stable=True)
         spare = cells[order[: int((margins > 0).sum())]]
         count = len(spare)

@@ -13,9 +13,12 @@ class ConstrainedRecipe:
             constraints here. Terms that match the whole image's activations and output can be
             added; they made masks that keep the label on one background several times larger.
         removal_weights: Terms for the image without them.
-        steps: Number of updates, at most.
-        patience: A mask has been found, and none better in so many steps of the second half: stop.
+        steps: Number of updates, at most: where a view is random, and where none is.
+        views: How many a step looks at; fewer where there are fewer.
+        patience: A mask has been found, and none better in such a share of the steps, all of them
+            in the second half: stop.
         shared_rate: Learning rate of the generator's filters (Adam).
+        shared_interval: Steps from one update of the filters to the next.
         residual_rate: Step of the residual logits along the normalised gradient, in standard
             deviations of the mask logits.
         last_rate: Both rates at the last step, as a share of the first.
@@ -30,7 +33,8 @@ class ConstrainedRecipe:
             mask, with straight-through gradients.
         first_area: Where the area starts.
         descent: Share of the steps in which it falls to the area that is given, if one is.
-        response: Change of the logarithm of the area for each logit of the hardest view's lead.
+        response: Change of the logarithm of the area for each logit of the hardest view's lead,
+            if it stayed so from the first step to the last.
         above: By how many logits a lead counts at most.
         below: By how many a deficit does, which bounds how fast the area grows: where a view is
             random, and where none is, so that each step shows what a check will.
@@ -46,11 +50,13 @@ class ConstrainedRecipe:
             those that confirm what was found it need only lead.
         first_check: Share of the steps before which no mask is checked.
         gain: A mask is checked when its area is below this share of the best one's.
-        pause: Steps without a check after one that failed; the area grows meanwhile.
+        pause: Share of the steps without a check after one that failed; the area grows meanwhile.
+        confronted: Share of the steps in which, after a check that failed on a draw of noise, one
+            of the views is that draw.
         pinned_from: Share of the steps after which, where some view is random, the area is that
             of the best mask.
         enlarged: By what factor it is larger where that mask fails on further views.
-        interval: Steps between checks where the area is given or pinned.
+        interval: The same between checks where the area is given or pinned.
         acceptable: Share of views that a mask must pass to be better than all pixels.
         most_passes: Pruning goes no further beyond so many passes.
         smoothed_gradients: Whether steps on random views follow `SmoothedGradients` instead of
@@ -63,9 +69,11 @@ class ConstrainedRecipe:
     generator: str = "autoencoder"
     weights: tuple[tuple[str, float], ...] = (("hold", 1.0), ("tv", 1.0))
     removal_weights: tuple[tuple[str, float], ...] = (("lose", 1.0), ("tv", 0.3))
-    steps: int = 190
-    patience: int = 80
+    steps: tuple[int, int] = (100, 190)
+    views: int = 2
+    patience: float = 0.42
     shared_rate: float = 1e-5
+    shared_interval: int = 4
     residual_rate: float = 0.1
     last_rate: float = 0.1
     momentum: float = 0.7
@@ -76,21 +84,22 @@ class ConstrainedRecipe:
     binary_from: float = 0.4
     first_area: float = 0.2
     descent: float = 0.22
-    response: float = 0.03
+    response: float = 5.0
     above: float = 3.0
     below: tuple[float, float] = (0.25, 0.75)
     trailing: tuple[float, float] = (2.0, 3.0)
     settling: float = 0.7
     memory: float = 0.7
     unseen: tuple[int, int] = (3, 8)
-    ahead: tuple[float, float] = (1.2, 0.1)
-    demanded: float = 0.8
+    ahead: tuple[float, float] = (1.0, 0.1)
+    demanded: float = 0.65
     first_check: float = 0.43
     gain: float = 0.85
-    pause: int = 3
+    pause: float = 0.03
+    confronted: float = 0.03
     pinned_from: float = 0.85
     enlarged: float = 1.25
-    interval: int = 14
+    interval: float = 0.07
     acceptable: float = 0.75
     most_passes: float = 270
     smoothed_gradients: bool = True

@@ -15,11 +15,12 @@ found before where it fails on them; what is left is pruned.
 On noise the lead varies from draw to draw. How much differs from mask to mask, and is measured
 on the way: what is asked for there, in the steps and in the checks, is in standard deviations.
 
-Each step looks at one view only, mostly the one that was hardest when it was last seen: many
-cheap steps rank the pixels better than few dear ones. Steps are large at first and small at the
-end, their gradients are smoothed over neighbouring cells, and what is cut into a mask is the
-running mean of the logits: a gradient on one draw of noise is mostly noise itself. There the
-steps follow `SmoothedGradients`, of which two draws have more in common.
+Each step looks at two views only, mostly at what was hardest when it was last seen: many cheap
+steps rank the pixels better than few dear ones, but two views take a CPU little longer than one.
+Steps are large at first and small at the end, their gradients are smoothed over neighbouring
+cells, and what is cut into a mask is the running mean of the logits: a gradient on one draw of
+noise is mostly noise itself. Beside noise the steps follow `SmoothedGradients`, of which two
+draws have more in common.
 
 Where a mask ends it is soft at first and hardens as the training goes on. Straight-through
 gradients alone, taken at a hard mask, mislead: what a pixel far from the mask's edge would do
@@ -46,7 +47,7 @@ from expcam.explain.progress import Progress
 from expcam.explain.projection import project, rank, straight_through
 from expcam.explain.pruning import prune
 from expcam.explain.settings import ConstrainedRecipe
-from expcam.explain.steering import REMOVAL, Steering
+from expcam.explain.steering import COUNTEREXAMPLE, REMOVAL, Steering
 from expcam.explain.terms import Observation, objective
 from expcam.explain.updates import Updates
 
@@ -133,8 +134,9 @@ def solve_constrained(
     mixed = recipe.mixed_precision
     if mixed is None:
         mixed = computes_in_bfloat16(problems[0].x.device)
-    fast = InBfloat16(module) if mixed else None
-    for step in range(recipe.steps):
+    fast = InBfloat16(module, folded=not taps) if mixed else None
+    steps = searches[0].steps
+    for step in range(steps):
         running = [search for search in searches if not search.finished]
         if not running:
             break
@@ -158,8 +160,8 @@ def solve_constrained(
         torch.stack(losses).sum().backward()
         for search in running:
             search.learn(fast)
-        progress("mask", step + 1, recipe.steps)
-    progress("mask", recipe.steps, recipe.steps)
+        progress("mask", step + 1, steps)
+    progress("mask", steps, steps)
     return [search.solution() for search in searches]
 
 
@@ -167,6 +169,11 @@ class Search:
     """The state of one problem in `solve_constrained`.
 
     A step is `propose`, `judge` and, after the backward pass, `learn`.
+
+    Attributes:
+        problem: What is to be solved.
+        steps: How many there are to be, at most.
+        finished: Whether no more are needed.
     """
 
     def __init__(self, problem: Problem, recipe: ConstrainedRecipe, task: Task) -> None:
@@ -178,67 +185,85 @@ class Search:
         self._rng = bg.training_rng(task.seed)
         self._check = Check(problem, asked, self._rng)
         self._guess = first_guess(problem)
-        # Those that are not drawn anew each time.
+        # Those that are not drawn anew each time; later on a draw that refuted a mask as well.
         self._backgrounds = {
             name: bg.BACKGROUNDS[name](problem.x, self._rng)
             for name in asked.training
             if name not in bg.RANDOM
         }
         self._generator = fitted(recipe.generator, problem.x, self._guess, task.seed)
-        self._updates = Updates(self._generator, recipe)
+        self.steps = self._steering.steps
+        self._updates = Updates(self._generator, recipe, self.steps)
         # Of a given area nothing is known yet; else all pixels are the mask to improve on.
         whole = -torch.inf if task.area else float(self._check.margins(problem.allowed[None]))
         allowed = problem.allowed.float()
         self._whole = _Candidate(float(allowed.mean()), allowed, whole)
         self._found: list[_Candidate] = []
         self._chosen_by: Check | None = None
-        self._step = self._paused_until = self._last_found = 0
+        self._step = self._paused_until = self._confronted_until = self._last_found = 0
         self._found_at: int | None = None
         self._nearest: _Candidate | None = None
 
     @property
     def smoothed(self) -> bool:
-        """Whether the next step is along `SmoothedGradients`: where its view is random."""
-        return self._recipe.smoothed_gradients and self._steering.view in bg.RANDOM
+        """Whether the next step is along `SmoothedGradients`: where one of its views is random."""
+        drawn = not {*bg.RANDOM, COUNTEREXAMPLE}.isdisjoint(self._steering.views)
+        return self._recipe.smoothed_gradients and drawn
 
     def propose(self) -> Tensor:
-        """The composite of the next step, ``(1, 3, H, W)``."""
-        x, recipe, steering = self.problem.x, self._recipe, self._steering
-        logits: Tensor = self._generator(x)
+        """The composites of the next step, ``(views, 3, H, W)``."""
+        recipe, steering = self._recipe, self._steering
+        logits: Tensor = self._generator(self.problem.x)
         self._logits = logits.detach()
         before = self._mean_logits if self._step else self._logits
         self._mean_logits: Tensor = before.lerp(self._logits, 1 - recipe.averaging)
         softness = recipe.softest * (recipe.hardest / recipe.softest) ** self._progress
         keep = project(logits, self.problem.allowed, steering.area, softness)
-        if steering.view not in bg.RANDOM and self._progress >= recipe.binary_from:
-            # Noise differs from draw to draw; on what stays the same the steps would learn to
-            # live off the soft edge, which no hard mask has.
-            keep = straight_through(keep)
-        self._probability = keep
-        if steering.view == REMOVAL:
-            return ((1 - keep) * x)[None]
-        background = self._backgrounds.get(steering.view)
+        self._kept = [self._as_seen(keep, view) for view in steering.views]
+        composites = map(self._composite, self._kept, steering.views)
+        return torch.stack(list(composites))
+
+    def _as_seen(self, keep: Tensor, view: str) -> Tensor:
+        """What a step takes for the mask, ``(H, W)``, of which ``keep`` are the probabilities."""
+        if view in bg.RANDOM or self._progress < self._recipe.binary_from:
+            return keep
+        # Noise differs from draw to draw; on what stays the same the steps would learn to live
+        # off the soft edge, which no hard mask has.
+        return straight_through(keep)
+
+    def _composite(self, keep: Tensor, view: str) -> Tensor:
+        """What a view shows of the image, of which ``keep`` is kept, ``(3, H, W)``."""
+        x = self.problem.x
+        if view == REMOVAL:
+            return (1 - keep) * x
+        background = self._backgrounds.get(view)
         if background is None:
-            background = bg.BACKGROUNDS[steering.view](x, self._rng)
-        return (keep * x + (1 - keep) * background)[None]
+            background = bg.BACKGROUNDS[view](x, self._rng)
+        return keep * x + (1 - keep) * background
 
     def judge(self, response: Response) -> Tensor:
-        """The objective of this step."""
-        logits, removal = response.logits, self._steering.view == REMOVAL
-        lead = float(leads(logits.detach(), self.problem.label))
-        self._steering.see(-lead if removal else lead, self._step)
-        weights = dict(self._recipe.removal_weights if removal else self._recipe.weights)
-        if not self.problem.predicted:
-            # What the classifier makes of the whole image is another class.
-            weights = {name: each for name, each in weights.items() if name not in MATCHING}
-        seen = Observation(
-            probability=self._probability,
-            logits=logits[:0] if removal else logits,
-            removed=logits if removal else logits[:0],
-            activations=response.activations,
-            reference=self.problem.reference,
-        )
-        return objective(seen, weights)
+        """The objective of this step, a mean over its views."""
+        views = self._steering.views
+        found = leads(response.logits.detach(), self.problem.label).tolist()
+        removed = [view == REMOVAL for view in views]
+        seen = [-lead if gone else lead for lead, gone in zip(found, removed, strict=True)]
+        self._steering.see(seen, self._step)
+        parts = []
+        for i, (keep, gone) in enumerate(zip(self._kept, removed, strict=True)):
+            logits = response.logits[i : i + 1]
+            observed = Observation(
+                probability=keep,
+                logits=logits[:0] if gone else logits,
+                removed=logits if gone else logits[:0],
+                activations={name: each[i : i + 1] for name, each in response.activations.items()},
+                reference=self.problem.reference,
+            )
+            weights = dict(self._recipe.removal_weights if gone else self._recipe.weights)
+            if not self.problem.predicted:
+                # What the classifier makes of the whole image is another class.
+                weights = {name: each for name, each in weights.items() if name not in MATCHING}
+            parts.append(objective(observed, weights))
+        return torch.stack(parts).mean()
 
     def learn(self, fast: nn.Module | None = None) -> None:
         """Update the generator from its gradients, check the mask, choose the next area.
@@ -248,25 +273,30 @@ class Search:
         """
         recipe, step = self._recipe, self._step
         self._check.fast = fast
-        self._updates.step(self._logits, self._progress)
+        self._updates.step(self._logits)
         checking = self._progress >= recipe.first_check
+        interval = self._of_steps(recipe.interval)
         if self._steering.pinned:
-            if (recipe.steps - step - 1) % recipe.interval == 0:
+            if (self.steps - step - 1) % interval == 0:
                 self._refine()
         elif self._budget is None:
             smaller = self._steering.area < recipe.gain * self._best.area
             if checking and smaller and step >= self._paused_until and self._steering.holds:
                 self._consider()
             # While the edge is soft, a mask may hold that does not when it is cut.
-            waited = step - max(self._last_found, recipe.steps // 2)
-            self.finished = self._found_at is not None and waited >= recipe.patience
-        elif checking and step % recipe.interval == recipe.interval - 1:
+            waited = step - max(self._last_found, self.steps // 2)
+            self.finished = self._found_at is not None and waited >= recipe.patience * self.steps
+        elif checking and step % interval == interval - 1:
             self._consider()
         self._step += 1
         chosen = self._budget is None and self._steering.random and self._found
         if chosen and self._progress >= recipe.pinned_from and not self._steering.pinned:
             self._pin()
-        self._steering.advance(self._step, refuted=step < self._paused_until)
+        self._steering.advance(
+            self._step,
+            refuted=step < self._paused_until,
+            confronted=self._step < self._confronted_until,
+        )
 
     def solution(self) -> Solution:
         """The best mask, pruned unless its area was given."""
@@ -274,7 +304,7 @@ class Search:
         if self._budget is not None:
             return Solution(best.ranks > 0.5, best.ranks, cell=0)
         self._cut_once_more(self._demanded)
-        self._check.fast = None  # what holds from here on is what is returned
+        self._check.exact = True  # what holds from here on is what is returned
         best, check = self._confirmed()
         if check.margin <= 0:
             best = self._relaxed()
@@ -291,7 +321,7 @@ class Search:
     @property
     def _progress(self) -> float:
         """Share of the steps that were taken."""
-        return self._step / self._recipe.steps
+        return self._step / self.steps
 
     @property
     def _demanded(self) -> float:
@@ -303,7 +333,7 @@ class Search:
         if self._budget is not None:
             return 0.0
         until = self._step if self._found_at is None else self._found_at
-        left = min(1.0, 2 - 2 * until / self._recipe.steps)
+        left = min(1.0, 2 - 2 * until / self.steps)
         return left * self._recipe.demanded * self._steering.spread
 
     def _consider(self) -> None:
@@ -315,7 +345,8 @@ class Search:
         if candidate.margin > (self._best.margin if exact else 0):
             self._remember(candidate)
         elif not exact:
-            self._paused_until = self._step + self._recipe.pause
+            self._paused_until = self._step + self._of_steps(self._recipe.pause)
+            self._confront()
             if self._nearest is None or candidate.margin > self._nearest.margin:
                 self._nearest = candidate
 
@@ -349,6 +380,21 @@ class Search:
         candidate = self._tried(self._mean_logits, self._steering.area, 0.0, all_views=True)
         if candidate.margin > self._best.margin:
             self._found.append(candidate)
+        if candidate.margin <= 0:
+            self._confront()
+
+    def _confront(self) -> None:
+        """Look at the draw of noise on which the last check failed, in the next few steps.
+
+        Else one draw in twenty may refute all masks that do well on the others.
+        """
+        draw = self._check.counterexample
+        if draw is not None:
+            self._backgrounds[COUNTEREXAMPLE] = draw
+            self._confronted_until = self._step + 1 + self._of_steps(self._recipe.confronted)
+
+    def _of_steps(self, share: float) -> int:
+        return max(1, round(share * self.steps))
 
     def _widen(self) -> Check:
         """From here on check on further views as well; return the check without them."""
@@ -372,7 +418,7 @@ class Search:
             check = self._check.sparing(each.ranks > 0.5, demanded)
             if check.margin > 0:
                 return each, check
-        chosen_by.fast, self._check = None, chosen_by
+        chosen_by.exact, self._check = True, chosen_by
         checks = [chosen_by.sparing(each.ranks > 0.5, demanded) for each in tried]
         return max(zip(tried, checks, strict=True), key=lambda pair: pair[1].margin)
 

@@ -1,6 +1,7 @@
 """How large the mask is at each step of the default solver, and what the step looks at."""
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -10,6 +11,8 @@ from expcam.explain.settings import ConstrainedRecipe
 
 REMOVAL = "removal"
 """Stands for the image without the mask's pixels where others are named by their background."""
+COUNTEREXAMPLE = "counterexample"
+"""Stands for a draw on which a check failed. It is not one of many, so that no lead follows it."""
 FIRST_SPREAD = 0.5
 """Standard deviation in logits that a random view's lead is thought to have before it is seen."""
 SPREAD_MEMORY = 0.85
@@ -24,8 +27,10 @@ class Steering:
 
     Attributes:
         area: Share of the pixels at the next step.
-        view: What the next step looks at: a key of `BACKGROUNDS`, or `REMOVAL`.
+        views: What the next step looks at: keys of `BACKGROUNDS`, `REMOVAL` or
+            `COUNTEREXAMPLE`.
         random: Whether some view differs from draw to draw.
+        steps: How many there are to be.
         pinned: Whether the area no longer follows the leads.
     """
 
@@ -50,17 +55,18 @@ class Steering:
         self._recipe, self._budget = recipe, budget
         self.random = any(each.random for each in self._leads.values())
         self.pinned = False
+        self.steps = recipe.steps[0 if self.random else 1]
         self._below = recipe.below[0 if self.random else 1]
         self._trailing = recipe.trailing[0 if self.random else 1]
         self._smallest, self._largest = 1 / allowed.numel(), float(allowed.float().mean())
         self._first = max(recipe.first_area, budget or 0.0)
         self.area = min(self._first, self._largest)
-        self.view = names[0]
+        self.views = self._next_views(0)
 
     @property
     def lead(self) -> float:
         """The lead on the hardest view, less what is asked for in the steps."""
-        return min(each.mean - each.asked for each in self._leads.values())
+        return min(each.beyond for each in self._leads.values())
 
     @property
     def holds(self) -> bool:
@@ -75,41 +81,51 @@ class Steering:
         """
         return max((each.spread for each in self._leads.values() if each.random), default=0.0)
 
-    def see(self, lead: float, step: int) -> None:
-        """Take in the lead of a step on the present view."""
-        self._leads[self.view].see(lead, step)
+    def see(self, leads: Sequence[float], step: int) -> None:
+        """Take in the leads of a step on the present views."""
+        for view, lead in zip(self.views, leads, strict=True):
+            if view != COUNTEREXAMPLE:
+                self._leads[view].see(lead, step)
 
     def pin(self, area: float) -> None:
         """Let the area be this one from now on."""
         self.area, self.pinned = area, True
 
-    def advance(self, step: int, *, refuted: bool) -> None:
+    def advance(self, step: int, *, refuted: bool, confronted: bool = False) -> None:
         """Choose the next area and view.
 
         Args:
             step: The next one's number, from 0.
             refuted: Whether a check has just found what the steps do not see.
+            confronted: Whether the last view is to be that `COUNTEREXAMPLE`.
         """
-        recipe, lead, progress = self._recipe, self.lead, step / self._recipe.steps
+        recipe, lead, progress = self._recipe, self.lead, step / self.steps
         if self.pinned:
             pass
         elif self._budget is None:
             lead += self._trailing * max(0.0, 1 - progress / recipe.settling)
             lead = min(max(lead, -self._below), -self._below / 2 if refuted else recipe.above)
-            self.area *= math.exp(-recipe.response * lead)
+            self.area *= math.exp(-recipe.response / self.steps * lead)
         else:
             fallen = min(progress / recipe.descent, 1.0)
             self.area = self._first * (self._budget / self._first) ** fallen
         self.area = min(max(self.area, self._smallest), self._largest)
-        self.view = self._next_view(step)
+        self.views = self._next_views(step)
+        if confronted:
+            self.views[-1] = COUNTEREXAMPLE
 
-    def _next_view(self, step: int) -> str:
-        """The hardest view, unless another one was not looked at for too long."""
+    def _next_views(self, step: int) -> list[str]:
+        """The views not looked at for too long, then the hardest; two draws if it is random."""
         overdue = {name: each.overdue(step) for name, each in self._leads.items()}
-        longest = max(overdue, key=lambda name: overdue[name])
-        if overdue[longest] >= 0:
-            return longest
-        return min(self._leads, key=lambda name: self._leads[name].mean - self._leads[name].asked)
+        waiting = sorted((each for each in overdue if overdue[each] >= 0), key=overdue.__getitem__)
+        hardest = sorted(self._leads, key=lambda name: self._leads[name].beyond)
+        views = waiting[::-1][: self._recipe.views]
+        while len(views) < self._recipe.views:
+            again = [name for name in hardest if name in bg.RANDOM or name not in views]
+            if not again:
+                break
+            views.append(again[0])
+        return views
 
 
 class _Lead:
@@ -128,6 +144,11 @@ class _Lead:
     def asked(self) -> float:
         """By how many logits the label must lead."""
         return self._ahead * self.spread if self.random else self._ahead
+
+    @property
+    def beyond(self) -> float:
+        """By how many logits more than that it leads."""
+        return self.mean - self.asked
 
     @property
     def spread(self) -> float:
