@@ -27,8 +27,10 @@ from photographs import begin, classifiers, finish, pass_seconds, save
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 import expcam
+from expcam.classifier.bfloat16 import InBfloat16
 from expcam.classifier.frozen import frozen
 from expcam.explain.backgrounds import evaluation_backgrounds
 from expcam.explain.baselines import BASELINES
@@ -50,10 +52,13 @@ BORDER = 14
 
 @contextmanager
 def counted(module: nn.Module) -> Iterator[Passes]:
-    """Count the passes of a classifier from outside, whoever makes them."""
+    """Count the passes of a classifier from outside, whoever makes them, also with a copy of it."""
     passes = Passes()
 
-    def hook(_module: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> None:
+    def hook(called: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> None:
+        copied = isinstance(called, InBfloat16) and called.module is not module
+        if called is not module and not copied:
+            return
         passes.forward += len(inputs[0])
         if logits.requires_grad:
 
@@ -62,7 +67,7 @@ def counted(module: nn.Module) -> Iterator[Passes]:
 
             logits.register_hook(count)
 
-    handle = module.register_forward_hook(hook)
+    handle = register_module_forward_hook(hook)
     try:
         yield passes
     finally:

@@ -149,26 +149,34 @@ def test_gradients_are_smoothed_where_a_view_is_random_and_nowhere_else(
     assert asked == {("fixed", False), ("noise", False)}
 
 
-def test_the_draw_that_refutes_a_mask_is_looked_at_until_masks_hold_on_it(
+def test_a_draw_that_refutes_a_mask_is_looked_at_in_the_steps_that_follow(
     detector: expcam.Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def composites(confronted: float) -> list[torch.Tensor]:
-        """Of the steps of a search, what is seen of one draw in its checks."""
-        draw = torch.zeros(3, 32, 32)
-        draw[2] = 0.25  # bluish, which is nothing that a draw of noise would be
-        recipe, seen = ConstrainedRecipe(confronted=confronted), []
+    bluish = torch.tensor([0.0, 0.0, 0.25]).view(3, 1, 1).expand(3, 32, 32)
+    failures, seen = [], []
+
+    def margins(check: Check, masks: torch.Tensor, **options: bool) -> torch.Tensor:
+        """As if the bluish draw refuted whatever is tried in the first 80 steps."""
+        found = own(check, masks, **options)
+        if len(seen) >= 80:
+            return found
+        failures.append(len(seen))
+        check.counterexample = bluish
+        return found.clamp(max=-1.0)
+
+    own = Check.margins
+    recipe = ConstrainedRecipe(confronted=0.03, trailing=(0.0, 0.0), below=(2.0, 2.0))
+    with frozen(detector.module):
         problem = pose(detector, red_square(), None)
         search = Search(problem, recipe, Task("robust", None, seed=0))
-        search._check._views[0] = replace(search._check._views[2], background=draw)
+        monkeypatch.setattr(Check, "margins", margins)
         for _ in range(search.steps):
-            for composite in one_step(search):
-                corner = composite.detach()[:, 0, 0]
-                if torch.allclose(corner, draw[:, 0, 0], atol=1e-3):
-                    seen.append(composite.detach())
-        return seen
-
-    with frozen(detector.module):
-        assert composites(0.03)
+            # Where the mask is not, in the corner for one, the background is seen.
+            corners = one_step(search).detach()[:, :, 0, 0]
+            seen.append(any(torch.allclose(each, bluish[:, 0, 0], atol=1e-3) for each in corners))
+    assert failures
+    after = {step + k for step in failures for k in (1, 2, 3)}
+    assert [step for step, looked in enumerate(seen) if looked] == sorted(after)
 
 
 def test_where_nothing_leads_by_what_is_asked_it_is_enough_to_lead(
@@ -188,6 +196,25 @@ def test_where_nothing_leads_by_what_is_asked_it_is_enough_to_lead(
     assert explanation.area < 2 * expected.area
     # So much is not there; pruning may not lower what is.
     assert demands[0] < 10 < demands[1]
+
+
+def test_a_larger_mask_on_the_way_down_is_taken_where_the_search_finds_nothing(
+    detector: expcam.Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The label may trail by so much that the area falls to next to nothing."""
+    recipe = ConstrainedRecipe(steps=(60, 60), trailing=(9.0, 9.0), settling=5.0, most_passes=0)
+    monkeypatch.setattr(solver, "GUESSED_AREAS", ())
+    areas = []
+    for remembered in (1.5, 1e9):
+        monkeypatch.setattr(solver, "REMEMBERED", remembered)
+        with frozen(detector.module):
+            problem = pose(detector, red_square(), None)
+            search = Search(problem, recipe, Task("robust", None, seed=0))
+            for _ in range(search.steps):
+                one_step(search)
+            assert search._steering.area < 0.01
+            areas.append(float(search.solution().mask.float().mean()))
+    assert areas[0] < 0.2 < 0.9 < areas[1]
 
 
 def test_a_disc_is_taken_where_the_search_finds_nothing_smaller(

@@ -13,6 +13,9 @@ from expcam.errors import ClassifierError, TargetError
 from expcam.explain.taps import stage_outputs, tapped
 from expcam.explain.terms import Reference
 
+FORWARD = 1 / 3
+"""A forward pass alone, in units of a forward and a backward pass."""
+
 
 @dataclass
 class Passes:
@@ -24,7 +27,7 @@ class Passes:
     @property
     def cost(self) -> float:
         """In units of a forward and a backward pass; a forward pass alone counts a third."""
-        return (self.forward + 2 * self.backward) / 3
+        return self.forward * FORWARD + self.backward * (1 - FORWARD)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from expcam.explain.checks import Check
+from expcam.explain.problem import FORWARD
 
 GRIDS = (7, 14, 28)
 """Blocks on the shorter side of the image: coarse ones go first, because they go at once."""
@@ -60,8 +61,10 @@ def _without_spares(
     until in one of them none could be dropped, or too many passes were taken; which of the two is
     said beside the mask.
     """
-    while check.cost <= most_passes:
+    while True:
         cells, dropped = _cells(mask, side), False
+        if check.cost + len(cells) * FORWARD > most_passes:
+            return mask, False
         margins = check.screen(mask & ~cells)
         order = margins.argsort(descending=True, stable=True)
         spare = cells[order[: int((margins > 0).sum())]]
@@ -77,7 +80,6 @@ def _without_spares(
                 spare = spare[1:]
         if not dropped and not len(spare):
             return mask, True
-    return mask, False
 
 
 def pieces(mask: Tensor) -> Tensor:

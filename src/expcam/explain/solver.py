@@ -20,7 +20,8 @@ steps rank the pixels better than few dear ones, but two views take a CPU little
 Steps are large at first and small at the end, their gradients are smoothed over neighbouring
 cells, and what is cut into a mask is the running mean of the logits: a gradient on one draw of
 noise is mostly noise itself. Beside noise the steps follow `SmoothedGradients`, of which two
-draws have more in common.
+draws have more in common. A draw on which a check failed is looked at in the steps that follow:
+those that refute a mask are few, and chance would hardly show them.
 
 Where a mask ends it is soft at first and hardens as the training goes on. Straight-through
 gradients alone, taken at a hard mask, mislead: what a pixel far from the mask's edge would do
@@ -57,6 +58,8 @@ LAST_FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4, 1.6, 2.0, 2.5, 3.5
 """Factors on the area at the end, at which the rankings are cut once more, until one holds."""
 MOST_ENLARGED = 2.0
 """Of what was found, nothing larger than the smallest times this is returned for it."""
+REMEMBERED = 1.5
+"""On its way down the area falls by this factor from one ranking that is remembered to the next."""
 GUESSED_AREAS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)
 """At which the first guess and a centred disc are cut, where they are smaller than the best."""
 RELAXED_AREAS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -203,6 +206,7 @@ class Search:
         self._step = self._paused_until = self._confronted_until = self._last_found = 0
         self._found_at: int | None = None
         self._nearest: _Candidate | None = None
+        self._larger: list[tuple[Tensor, float]] = []
 
     @property
     def smoothed(self) -> bool:
@@ -288,6 +292,9 @@ class Search:
             self.finished = self._found_at is not None and waited >= recipe.patience * self.steps
         elif checking and step % interval == interval - 1:
             self._consider()
+        falling = [area for _, area in self._larger] or [recipe.first_area]
+        if self._steering.area <= falling[-1] / REMEMBERED:
+            self._larger.append((self._mean_logits, self._steering.area))
         self._step += 1
         chosen = self._budget is None and self._steering.random and self._found
         if chosen and self._progress >= recipe.pinned_from and not self._steering.pinned:
@@ -380,13 +387,12 @@ class Search:
         candidate = self._tried(self._mean_logits, self._steering.area, 0.0, all_views=True)
         if candidate.margin > self._best.margin:
             self._found.append(candidate)
-        if candidate.margin <= 0:
-            self._confront()
+        self._confront()
 
     def _confront(self) -> None:
-        """Look at the draw of noise on which the last check failed, in the next few steps.
+        """In the next few steps look at the draw of noise on which the last check failed, if any.
 
-        Else one draw in twenty may refute all masks that do well on the others.
+        Else a single draw may go on refuting masks that do well on all others.
         """
         draw = self._check.counterexample
         if draw is not None:
@@ -428,6 +434,9 @@ class Search:
         cuts = [(self._mean_logits, _around(min(self._steering.area, self._best.area)))]
         if best is not None:
             cuts.append((best.ranks, _around(best.area)))
+        if self._found_at is None:
+            # The area may have fallen so far that the steps could not rank what is missing.
+            cuts += [(logits, _around(area)) for logits, area in self._larger]
         # Attribution and a disc are what masks are compared with: ours need be no larger.
         disc = centred_disc(self.problem.classifier, self.problem.x, self.problem.label)
         cuts += [(self._guess, GUESSED_AREAS), (disc, GUESSED_AREAS)]
