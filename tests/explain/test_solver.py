@@ -165,7 +165,7 @@ def test_a_draw_that_refutes_a_mask_is_looked_at_in_the_steps_that_follow(
         return found.clamp(max=-1.0)
 
     own = Check.margins
-    recipe = ConstrainedRecipe(confronted=0.03, trailing=(0.0, 0.0), below=(2.0, 2.0))
+    recipe = ConstrainedRecipe(confronted=3, trailing=(0.0, 0.0), below=(2.0, 2.0))
     with frozen(detector.module):
         problem = pose(detector, red_square(), None)
         search = Search(problem, recipe, Task("robust", None, seed=0))

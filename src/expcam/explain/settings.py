@@ -33,11 +33,11 @@ class ConstrainedRecipe:
             mask, with straight-through gradients.
         first_area: Where the area starts.
         descent: Share of the steps in which it falls to the area that is given, if one is.
-        response: Change of the logarithm of the area for each logit of the hardest view's lead,
-            if it stayed so from the first step to the last.
+        response: Change of the logarithm of the area for each logit of the hardest view's lead:
+            where a view is random, and where none is.
         above: By how many logits a lead counts at most.
-        below: By how many a deficit does, which bounds how fast the area grows: where a view is
-            random, and where none is, so that each step shows what a check will.
+        below: By how many a deficit does, in these two cases, which bounds how fast the area
+            grows: where no view is random each step shows what a check will.
         trailing: By how many logits the label may trail at first, in these two cases.
         settling: Share of the steps in which this falls to 0.
         memory: Decay of the running mean of a random view's lead; half as much for the others.
@@ -50,20 +50,20 @@ class ConstrainedRecipe:
             those that confirm what was found it need only lead.
         first_check: Share of the steps before which no mask is checked.
         gain: A mask is checked when its area is below this share of the best one's.
-        pause: Share of the steps without a check after one that failed; the area grows meanwhile.
-        confronted: Share of the steps in which, after a check that failed on a draw of noise, one
-            of the views is that draw.
+        pause: Steps without a check after one that failed; the area grows meanwhile.
+        confronted: Steps in which, after a check that failed on a draw of noise, one of the views
+            is that draw.
         pinned_from: Share of the steps after which, where some view is random, the area is that
             of the best mask.
         enlarged: By what factor it is larger where that mask fails on further views.
-        interval: The same between checks where the area is given or pinned.
+        interval: Share of the steps from one check to the next where the area is given or pinned.
         acceptable: Share of views that a mask must pass to be better than all pixels.
-        most_passes: Pruning goes no further beyond so many passes.
+        most_passes: Pruning starts nothing that would end beyond so many passes.
         smoothed_gradients: Whether steps on random views follow `SmoothedGradients` instead of
             the classifier's own, which are mostly noise there.
         mixed_precision: Whether training steps, and the checks of masks between them, run in
-            bfloat16; None for yes where the device computes in it. What confirms, prunes and
-            verifies a mask never does.
+            bfloat16; None for yes where the device computes in it. What confirms and verifies a
+            mask never does; pruning screens so what it then tries in float32.
     """
 
     generator: str = "autoencoder"
@@ -84,7 +84,7 @@ class ConstrainedRecipe:
     binary_from: float = 0.4
     first_area: float = 0.2
     descent: float = 0.22
-    response: float = 5.0
+    response: tuple[float, float] = (0.05, 0.03)
     above: float = 3.0
     below: tuple[float, float] = (0.25, 0.75)
     trailing: tuple[float, float] = (2.0, 3.0)
@@ -95,8 +95,8 @@ class ConstrainedRecipe:
     demanded: float = 0.65
     first_check: float = 0.43
     gain: float = 0.85
-    pause: float = 0.03
-    confronted: float = 0.03
+    pause: int = 3
+    confronted: int = 3
     pinned_from: float = 0.85
     enlarged: float = 1.25
     interval: float = 0.07

@@ -279,7 +279,7 @@ class Search:
         self._check.fast = fast
         self._updates.step(self._logits)
         checking = self._progress >= recipe.first_check
-        interval = self._of_steps(recipe.interval)
+        interval = max(1, round(recipe.interval * self.steps))
         if self._steering.pinned:
             if (self.steps - step - 1) % interval == 0:
                 self._refine()
@@ -352,7 +352,7 @@ class Search:
         if candidate.margin > (self._best.margin if exact else 0):
             self._remember(candidate)
         elif not exact:
-            self._paused_until = self._step + self._of_steps(self._recipe.pause)
+            self._paused_until = self._step + self._recipe.pause
             self._confront()
             if self._nearest is None or candidate.margin > self._nearest.margin:
                 self._nearest = candidate
@@ -397,10 +397,7 @@ class Search:
         draw = self._check.counterexample
         if draw is not None:
             self._backgrounds[COUNTEREXAMPLE] = draw
-            self._confronted_until = self._step + 1 + self._of_steps(self._recipe.confronted)
-
-    def _of_steps(self, share: float) -> int:
-        return max(1, round(share * self.steps))
+            self._confronted_until = self._step + 1 + self._recipe.confronted
 
     def _widen(self) -> Check:
         """From here on check on further views as well; return the check without them."""

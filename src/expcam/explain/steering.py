@@ -56,6 +56,7 @@ class Steering:
         self.random = any(each.random for each in self._leads.values())
         self.pinned = False
         self.steps = recipe.steps[0 if self.random else 1]
+        self._response = recipe.response[0 if self.random else 1]
         self._below = recipe.below[0 if self.random else 1]
         self._trailing = recipe.trailing[0 if self.random else 1]
         self._smallest, self._largest = 1 / allowed.numel(), float(allowed.float().mean())
@@ -105,7 +106,7 @@ class Steering:
         elif self._budget is None:
             lead += self._trailing * max(0.0, 1 - progress / recipe.settling)
             lead = min(max(lead, -self._below), -self._below / 2 if refuted else recipe.above)
-            self.area *= math.exp(-recipe.response / self.steps * lead)
+            self.area *= math.exp(-self._response * lead)
         else:
             fallen = min(progress / recipe.descent, 1.0)
             self.area = self._first * (self._budget / self._first) ** fallen
