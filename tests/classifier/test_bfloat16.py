@@ -112,6 +112,9 @@ def test_what_cannot_be_folded_is_the_module_itself() -> None:
             output: torch.Tensor = self.second(self.convolution(self.first(self.convolution(x))))
             return output
 
-    for module in (Branching(), Twice(), nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())):
+    hooked = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    assert without_batch_norms(hooked.eval()) is not hooked
+    hooked[0].register_forward_hook(lambda _module, _inputs, output: output * 0)
+    for module in (Branching(), Twice(), hooked, nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())):
         with frozen(module):
             assert without_batch_norms(module) is module

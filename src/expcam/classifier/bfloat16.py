@@ -53,10 +53,12 @@ class InBfloat16(nn.Module):
 def without_batch_norms(module: nn.Module) -> nn.Module:
     """A module in evaluation mode with its batch norms folded into the convolutions before them.
 
-    The module itself where it has none, or where `torch.fx` cannot tell what it computes: what it
-    returns is the same up to rounding.
+    The module itself where it has none, where hooks may look at or change what is in between, or
+    where `torch.fx` cannot tell what it computes: what it returns is the same up to rounding.
     """
-    if not any(isinstance(each, nn.BatchNorm2d) for each in module.modules()):
+    parts = list(module.modules())
+    hooked = any(each._forward_hooks or each._forward_pre_hooks for each in parts)
+    if hooked or not any(isinstance(each, nn.BatchNorm2d) for each in parts):
         return module
     try:
         traced = symbolic_trace(module)
