@@ -59,8 +59,8 @@ class ConstrainedRecipe:
         interval: Share of the steps from one check to the next where the area is given or pinned.
         acceptable: Share of views that a mask must pass to be better than all pixels.
         most_passes: Pruning starts nothing that would end beyond so many passes.
-        smoothed_gradients: Whether steps on random views follow `SmoothedGradients` instead of
-            the classifier's own, which are mostly noise there.
+        smoothed_gradients: Whether steps that look at a random view follow `SmoothedGradients`
+            instead of the classifier's own, which are mostly noise there.
         mixed_precision: Whether training steps, and the checks of masks between them, run in
             bfloat16; None for yes where the device computes in it. What confirms and verifies a
             mask never does; pruning screens so what it then tries in float32.

@@ -292,8 +292,8 @@ class Search:
             self.finished = self._found_at is not None and waited >= recipe.patience * self.steps
         elif checking and step % interval == interval - 1:
             self._consider()
-        falling = [area for _, area in self._larger] or [recipe.first_area]
-        if self._steering.area <= falling[-1] / REMEMBERED:
+        larger = self._larger[-1][1] if self._larger else recipe.first_area
+        if self._steering.area <= larger / REMEMBERED:
             self._larger.append((self._mean_logits, self._steering.area))
         self._step += 1
         chosen = self._budget is None and self._steering.random and self._found

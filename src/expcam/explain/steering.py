@@ -55,10 +55,9 @@ class Steering:
         self._recipe, self._budget = recipe, budget
         self.random = any(each.random for each in self._leads.values())
         self.pinned = False
-        self.steps = recipe.steps[0 if self.random else 1]
-        self._response = recipe.response[0 if self.random else 1]
-        self._below = recipe.below[0 if self.random else 1]
-        self._trailing = recipe.trailing[0 if self.random else 1]
+        case = 0 if self.random else 1
+        self.steps, self._response = recipe.steps[case], recipe.response[case]
+        self._below, self._trailing = recipe.below[case], recipe.trailing[case]
         self._smallest, self._largest = 1 / allowed.numel(), float(allowed.float().mean())
         self._first = max(recipe.first_area, budget or 0.0)
         self.area = min(self._first, self._largest)
@@ -93,7 +92,7 @@ class Steering:
         self.area, self.pinned = area, True
 
     def advance(self, step: int, *, refuted: bool, confronted: bool = False) -> None:
-        """Choose the next area and view.
+        """Choose the next area and views.
 
         Args:
             step: The next one's number, from 0.
