@@ -2,8 +2,8 @@
 
 No gradient goes past a ReLU that is off, nor past any but the largest that a maximum is taken of.
 Beside noise, chance decides which those are, so that the gradients of two draws have little in
-common. With what is here the backward pass sees a soft step in place of the ReLU's, and half of
-a maximum's gradient is spread evenly. What the classifier computes is the same.
+common. With what is here the backward pass sees a soft step in place of the ReLU's, and a third
+of a maximum's gradient is spread evenly. What the classifier computes is the same.
 
 Attacks that are to carry over to other classifiers do so: Guo, Li, Chen: *Backpropagating Linearly
 Improves Transferability of Adversarial Examples* (NeurIPS 2020); Wang, Tong, He: *Rethinking the
@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 STEEPNESS = 4.0
 """The soft step is the sigmoid of so many times the ReLU's argument over its root mean square."""
-SPREAD = 0.5
+SPREAD = 0.3
 """Share of a maximum's gradient that goes to all alike that it is taken of."""
 SAMPLED = 4
 """That mean is over every so manieth row and column."""

@@ -72,12 +72,13 @@ class Check:
         if objective.removal:
             self._views.append(_View(torch.zeros_like(problem.x), removed=True, random=False))
 
-    def margins(self, masks: Tensor, *, all_views: bool = False) -> Tensor:
+    def margins(self, masks: Tensor, *, above: float = 0.0, all_views: bool = False) -> Tensor:
         """By how many logits each mask does what was asked, on the view where it is worst.
 
         Args:
             masks: Boolean ``(n, H, W)``.
-            all_views: Look at all views, also where a mask has failed on one already.
+            above: What a mask must exceed on one view to be tried on the next ones.
+            all_views: Look at all views, whatever it does on them.
 
         Returns:
             ``(n,)``; a mask holds where it is above 0. The worst view of a mask that fails is
@@ -96,7 +97,7 @@ class Check:
                 lowest, view = float(margins.min()), self._views[hardest]
                 self.counterexample = view.background if view.random else None
             if not all_views:
-                alive = alive[worst[alive] > 0]
+                alive = alive[worst[alive] > above]
             if len(alive) < len(masks):
                 self._views.insert(0, self._views.pop(hardest))
             tried += size

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-GRID = 56
-"""Cells a side of a mask: 4 pixels each on an image of 224, fewer cells on a small one."""
+CELL = 3
+"""Least side in pixels of a mask's cells."""
+GRID = 224 // CELL
+"""Cells a side of a mask; fewer on a small image, larger ones on a large one."""
 
 RESIDUAL = "residual"
 """What a generator calls its free logits, one for each cell, if it has any."""
@@ -17,8 +19,8 @@ FIT_RATE = 3e-3
 
 
 def grid_for(x: Tensor) -> int:
-    """Cells a side for an image ``(3, H, W)``: at least 4 pixels each."""
-    return max(4, min(GRID, min(x.shape[-2:]) // 4))
+    """Cells a side for an image ``(3, H, W)``: at least `CELL` pixels each."""
+    return max(4, min(GRID, min(x.shape[-2:]) // CELL))
 
 
 class ConvAutoencoder(nn.Module):

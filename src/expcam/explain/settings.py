@@ -67,9 +67,9 @@ class ConstrainedRecipe:
     """
 
     generator: str = "autoencoder"
-    weights: tuple[tuple[str, float], ...] = (("hold", 1.0), ("tv", 1.0))
+    weights: tuple[tuple[str, float], ...] = (("hold", 1.0), ("tv", 3.0))
     removal_weights: tuple[tuple[str, float], ...] = (("lose", 1.0), ("tv", 0.3))
-    steps: tuple[int, int] = (100, 190)
+    steps: tuple[int, int] = (110, 190)
     views: int = 2
     patience: float = 0.42
     shared_rate: float = 1e-5
@@ -77,7 +77,7 @@ class ConstrainedRecipe:
     residual_rate: float = 0.1
     last_rate: float = 0.1
     momentum: float = 0.7
-    smoothing: float = 0.018
+    smoothing: float = 0.014
     averaging: float = 0.8
     softest: float = 1.0
     hardest: float = 0.05
@@ -99,7 +99,7 @@ class ConstrainedRecipe:
     confronted: int = 3
     pinned_from: float = 0.85
     enlarged: float = 1.25
-    interval: float = 0.07
+    interval: float = 0.15
     acceptable: float = 0.75
     most_passes: float = 270
     smoothed_gradients: bool = True

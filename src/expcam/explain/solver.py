@@ -197,10 +197,8 @@ class Search:
         self._generator = fitted(recipe.generator, problem.x, self._guess, task.seed)
         self.steps = self._steering.steps
         self._updates = Updates(self._generator, recipe, self.steps)
-        # Of a given area nothing is known yet; else all pixels are the mask to improve on.
-        whole = -torch.inf if task.area else float(self._check.margins(problem.allowed[None]))
         allowed = problem.allowed.float()
-        self._whole = _Candidate(float(allowed.mean()), allowed, whole)
+        self._whole = _Candidate(float(allowed.mean()), allowed, -torch.inf)  # not checked yet
         self._found: list[_Candidate] = []
         self._chosen_by: Check | None = None
         self._step = self._paused_until = self._confronted_until = self._last_found = 0
@@ -224,8 +222,12 @@ class Search:
         softness = recipe.softest * (recipe.hardest / recipe.softest) ** self._progress
         keep = project(logits, self.problem.allowed, steering.area, softness)
         self._kept = [self._as_seen(keep, view) for view in steering.views]
-        composites = map(self._composite, self._kept, steering.views)
-        return torch.stack(list(composites))
+        drawn: dict[str, Tensor] = {}
+        composites = [
+            self._composite(keep, view, drawn)
+            for keep, view in zip(self._kept, steering.views, strict=True)
+        ]
+        return torch.stack(composites)
 
     def _as_seen(self, keep: Tensor, view: str) -> Tensor:
         """What a step takes for the mask, ``(H, W)``, of which ``keep`` are the probabilities."""
@@ -235,14 +237,26 @@ class Search:
         # off the soft edge, which no hard mask has.
         return straight_through(keep)
 
-    def _composite(self, keep: Tensor, view: str) -> Tensor:
-        """What a view shows of the image, of which ``keep`` is kept, ``(3, H, W)``."""
+    def _composite(self, keep: Tensor, view: str, drawn: dict[str, Tensor]) -> Tensor:
+        """What a view shows of the image, of which ``keep`` is kept, ``(3, H, W)``.
+
+        Of two draws of one kind in a step the second is the first with its sign changed: most of
+        what noise itself adds to their gradients cancels.
+
+        Args:
+            keep: Mask probabilities ``(H, W)``.
+            view: What is looked at.
+            drawn: Draws of this step, by view, whose counterpart has not been looked at.
+        """
         x = self.problem.x
         if view == REMOVAL:
             return (1 - keep) * x
-        background = self._backgrounds.get(view)
-        if background is None:
-            background = bg.BACKGROUNDS[view](x, self._rng)
+        if view in self._backgrounds:
+            background = self._backgrounds[view]
+        elif view in drawn:
+            background = -drawn.pop(view)
+        else:
+            background = drawn[view] = bg.BACKGROUNDS[view](x, self._rng)
         return keep * x + (1 - keep) * background
 
     def judge(self, response: Response) -> Tensor:
@@ -358,11 +372,18 @@ class Search:
                 self._nearest = candidate
 
     def _tried(
-        self, logits: Tensor, area: float, demanded: float, *, all_views: bool = False
+        self,
+        logits: Tensor,
+        area: float,
+        demanded: float,
+        *,
+        above: float = 0.0,
+        all_views: bool = False,
     ) -> _Candidate:
         self._check.demanded = demanded
         ranks = rank(logits, self.problem.allowed, area)
-        margin = self._check.margins((ranks > 0.5)[None], all_views=all_views)
+        masks = (ranks > 0.5)[None]
+        margin = self._check.margins(masks, above=above, all_views=all_views)
         return _Candidate(area, ranks, float(margin))
 
     def _remember(self, best: _Candidate) -> None:
@@ -384,8 +405,9 @@ class Search:
 
     def _refine(self) -> None:
         """Take the present mask for the best one if it leads by more."""
-        candidate = self._tried(self._mean_logits, self._steering.area, 0.0, all_views=True)
-        if candidate.margin > self._best.margin:
+        best = self._best.margin
+        candidate = self._tried(self._mean_logits, self._steering.area, 0.0, above=best)
+        if candidate.margin > best:
             self._found.append(candidate)
         self._confront()
 
