@@ -69,7 +69,7 @@ class ConstrainedRecipe:
     generator: str = "autoencoder"
     weights: tuple[tuple[str, float], ...] = (("hold", 1.0), ("tv", 3.0))
     removal_weights: tuple[tuple[str, float], ...] = (("lose", 1.0), ("tv", 0.3))
-    steps: tuple[int, int] = (110, 190)
+    steps: tuple[int, int] = (106, 190)
     views: int = 2
     patience: float = 0.42
     shared_rate: float = 1e-5
@@ -88,7 +88,7 @@ class ConstrainedRecipe:
     above: float = 3.0
     below: tuple[float, float] = (0.25, 0.75)
     trailing: tuple[float, float] = (2.0, 3.0)
-    settling: float = 0.7
+    settling: float = 0.55
     memory: float = 0.7
     unseen: tuple[int, int] = (3, 8)
     ahead: tuple[float, float] = (1.0, 0.1)
@@ -99,7 +99,7 @@ class ConstrainedRecipe:
     confronted: int = 3
     pinned_from: float = 0.85
     enlarged: float = 1.25
-    interval: float = 0.15
+    interval: float = 0.07
     acceptable: float = 0.75
     most_passes: float = 270
     smoothed_gradients: bool = True
