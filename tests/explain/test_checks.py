@@ -95,6 +95,19 @@ def test_a_smaller_mask_may_lead_by_no_less_where_that_is_less_than_demanded(
         assert float(check.margins(most)) < 0
 
 
+def test_views_are_looked_at_until_one_says_that_a_mask_is_no_better(
+    detector: expcam.Classifier,
+) -> None:
+    red = (red_square()[0] > 0)[None]
+    with frozen(detector.module):
+        problem = pose(detector, red_square(), None)
+        check = Check(problem, OBJECTIVES["robust"], bg.training_rng(0))
+        for above, passes in ((100.0, 1), (-100.0, 12)):
+            before = problem.passes.forward
+            check.margins(red, above=above)
+            assert problem.passes.forward == before + passes
+
+
 def test_checks_in_bfloat16_count_as_checks(detector: expcam.Classifier) -> None:
     red = (red_square()[0] > 0)[None]
     with frozen(detector.module):

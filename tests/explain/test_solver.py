@@ -113,6 +113,21 @@ def test_the_steps_look_at_every_background_and_mostly_at_the_hardest(
     assert steps["zero"] > 60 / 2
 
 
+def test_two_draws_in_a_step_are_of_opposite_sign(detector: expcam.Classifier) -> None:
+    pairs = []
+    with frozen(detector.module):
+        problem = pose(detector, red_square(), None)
+        search = Search(problem, ConstrainedRecipe(steps=(20, 20)), Task("robust", None, seed=0))
+        for _ in range(20):
+            twice = search._steering.views == ["normal", "normal"]
+            # In green and blue the image is 0, so that they show the noise alone.
+            first, second = one_step(search).detach()[:, 1:]
+            pairs.append((twice, bool((first == -second).all() and first.abs().max() > 1)))
+    assert (True, True) in pairs
+    assert (False, False) in pairs
+    assert all(twice == opposite for twice, opposite in pairs)
+
+
 def test_a_fixed_background_is_seen_beside_the_hard_mask_later_on(
     detector: expcam.Classifier,
 ) -> None:
