@@ -56,12 +56,13 @@ def test_the_width_of_the_step_is_each_images_own() -> None:
     assert torch.isfinite(gradient(F.relu, torch.zeros(1, 4))).all()
 
 
-def test_half_of_a_maximums_gradient_is_spread_evenly() -> None:
+def test_a_part_of_a_maximums_gradient_is_spread_evenly() -> None:
     x = torch.tensor([[[[1.0, 2.0, 5.0, 5.0], [4.0, 3.0, 6.0, 5.0]]]])
     weights = torch.tensor([8.0, 80.0])
-    expected = [[1.0, 1.0, 10.0, 10.0], [5.0, 1.0, 50.0, 10.0]]
+    # Of 8 and 80, 0.3 is spread over four pixels, 0.7 stays with the largest.
+    expected = torch.tensor([[0.6, 0.6, 6.0, 6.0], [6.2, 0.6, 62.0, 6.0]])
     for pooling in (nn.MaxPool2d(2), lambda x: F.max_pool2d(x, 2)):
-        assert gradient(pooling, x, weights)[0, 0].tolist() == expected
+        torch.testing.assert_close(gradient(pooling, x, weights)[0, 0], expected)
 
 
 @pytest.mark.parametrize(
