@@ -26,7 +26,7 @@ def test_the_autoencoder_is_light_and_the_published_u_net_is_not() -> None:
     assert 7.7e6 < sizes["unet"] < 7.9e6
 
 
-def test_cells_do_not_get_smaller_than_four_pixels() -> None:
+def test_cells_do_not_get_smaller_than_three_pixels() -> None:
     assert grid_for(torch.zeros(3, 224, 224)) == 74
     assert grid_for(torch.zeros(3, 64, 80)) == 21
 

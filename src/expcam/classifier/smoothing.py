@@ -2,7 +2,7 @@
 
 No gradient goes past a ReLU that is off, nor past any but the largest that a maximum is taken of.
 Beside noise, chance decides which those are, so that the gradients of two draws have little in
-common. With what is here the backward pass sees a soft step in place of the ReLU's, and a third
+common. With what is here the backward pass sees a soft step in place of the ReLU's, and part
 of a maximum's gradient is spread evenly. What the classifier computes is the same.
 
 Attacks that are to carry over to other classifiers do so: Guo, Li, Chen: *Backpropagating Linearly
