@@ -36,7 +36,7 @@ from expcam.explain.backgrounds import evaluation_backgrounds
 from expcam.explain.baselines import BASELINES
 from expcam.explain.metrics import LEVELS, level_set, predictions
 from expcam.explain.problem import Passes
-from expcam.explain.pruning import pieces
+from expcam.explain.pieces import pieces
 
 OURS: dict[str, dict[str, Any]] = {
     "expcam robust": {"objective": "robust"},

@@ -8,18 +8,24 @@ from expcam.explain import backgrounds as bg
 from expcam.explain.checks import ROUNDING, Check
 from expcam.explain.objectives import OBJECTIVES
 from expcam.explain.problem import pose
-from expcam.explain.pruning import pieces, prune
+from expcam.explain.pieces import pieces
+from expcam.explain.pruning import prune
 from tests.helpers import red_square
 
 
-def test_pieces_touch_at_corners_too() -> None:
-    mask = torch.zeros(6, 6, dtype=torch.bool)
-    mask[0, 0] = mask[1, 1] = mask[4, 4] = mask[4, 5] = True
-    found = pieces(mask)
-    assert found.shape == (2, 6, 6)
-    assert sorted(int(each.sum()) for each in found) == [2, 2]
-    assert torch.equal(found.any(0), mask)
-    assert pieces(torch.zeros(3, 3, dtype=torch.bool)).shape == (0, 3, 3)
+def test_a_piece_that_can_be_spared_goes_before_a_block(detector: expcam.Classifier) -> None:
+    # 17 of the 23 red pixels are needed. Of the first blocks, of 4×4 pixels, one holds 3 of them
+    # and would go before the piece of 4, which then could not.
+    mask = torch.zeros(32, 32, dtype=torch.bool)
+    mask[4:8, 16:20] = mask[4, 20:23] = True
+    mask[9:11, 17:19] = True
+    with frozen(detector.module):
+        problem = pose(detector, red_square(), None)
+        check = Check(problem, OBJECTIVES["sufficient"], bg.training_rng(0))
+        pruned = prune(mask, check)
+    assert len(pieces(mask)) == 2
+    assert len(pieces(pruned.mask)) == 1
+    assert int(pruned.mask.sum()) == 17
 
 
 def test_what_is_left_cannot_be_spared(detector: expcam.Classifier) -> None:

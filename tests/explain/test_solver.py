@@ -11,6 +11,7 @@ from expcam.errors import ClassifierError
 from expcam.explain import backgrounds as bg
 from expcam.explain import solver
 from expcam.explain.checks import Check
+from expcam.explain.generators import FreeLogits
 from expcam.explain.objectives import RECIPE_NAMES
 from expcam.explain.problem import pose, respond
 from expcam.explain.progress import silent
@@ -140,6 +141,38 @@ def test_a_fixed_background_is_seen_beside_the_hard_mask_later_on(
             mask = one_step(search)
             soft.append(bool(((mask > 0.1) & (mask < 0.9)).any()))
     assert soft == [True] * 4 + [False] * 6
+
+
+@pytest.mark.parametrize("budget", [None, 30 / 1024])
+def test_specks_are_left_out_later_on_unless_the_area_is_given(
+    detector: expcam.Classifier, budget: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Pieces of 25 and 5 pixels, all else as low as can be.
+    generator = FreeLogits(32)
+    with torch.no_grad():
+        generator.residual[0, 0, :5, :5] = 2.0
+        generator.residual[0, 0, 20, 20:25] = 1.0
+    monkeypatch.setattr(solver, "fitted", lambda *given: generator)
+    recipe = ConstrainedRecipe(
+        steps=(10, 10), first_area=30 / 1024, response=(0.0, 0.0), speck=0.2, residual_rate=0.0
+    )
+    seen, learns = [], []
+    with frozen(detector.module):
+        problem = pose(detector, torch.ones(3, 32, 32), None)
+        search = Search(problem, recipe, Task("sufficient", budget, seed=0))
+        for _ in range(10):
+            # The mean colour is 0, so that the composite is the mask.
+            mask = search.propose()[0, 0]
+            assert mask[2, 2] > 0.9
+            seen.append(bool(mask[20, 22] > 0.5))
+            (gradient,) = torch.autograd.grad(mask[20, 22], generator.residual)
+            learns.append(bool(gradient[0, 0, 20, 22] > 0))
+            one_step(search)
+        cut = search._cut(generator.residual[0, 0].detach(), 30 / 1024) > 0.5
+    late = [False] * 6 if budget is None else [True] * 6
+    assert seen == [True] * 4 + late
+    assert all(learns)
+    assert int(cut.sum()) == (25 if budget is None else 30)
 
 
 @pytest.mark.parametrize("views", [1, 2])

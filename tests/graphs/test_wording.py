@@ -39,7 +39,7 @@ def test_a_verdict_claims_what_was_checked(
 
 def test_minimality_names_the_cell(cat: expcam.Explanation) -> None:
     assert "4×4 pixels" in minimality(dataclasses.replace(cat, cell=4))
-    assert "not pruned" in minimality(dataclasses.replace(cat, cell=0))
+    assert "not known" in minimality(dataclasses.replace(cat, cell=0))
 
 
 def a_check(distance: dict[str, float]) -> CircuitCheck:

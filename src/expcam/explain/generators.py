@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CELL = 3
+CELL = 2
 """Least side in pixels of a mask's cells."""
-GRID = 224 // CELL
+GRID = 90
 """Cells a side of a mask; fewer on a small image, larger ones on a large one."""
 
 RESIDUAL = "residual"

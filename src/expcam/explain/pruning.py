@@ -1,13 +1,14 @@
 """Hard masks without anything that can be spared."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from expcam.explain.checks import Check
+from expcam.explain.pieces import pieces
 from expcam.explain.problem import FORWARD
 
 GRIDS = (7, 14, 28)
@@ -39,12 +40,15 @@ def prune(mask: Tensor, check: Check, most_passes: float = torch.inf) -> Pruned:
         most_passes: Nothing further is tried when the image has taken more passes. A grid that
             is broken off leaves the mask minimal at the one before, if any.
     """
+    # Pieces go before blocks take what there is to spare: few large ones are easier to read.
+    mask, _ = _without_spares(mask, pieces, check, most_passes)
     side = 0
     for grid in GRIDS:
         finer = max(1, min(mask.shape) // grid)
         if side and len(_blocks(mask, finer)) > MOST_CELLS:
             break
-        mask, minimal = _without_spares(mask, finer, check, most_passes)
+        parts = partial(_pieces_and_blocks, side=finer)
+        mask, minimal = _without_spares(mask, parts, check, most_passes)
         if not minimal:
             break
         side = finer
@@ -52,9 +56,9 @@ def prune(mask: Tensor, check: Check, most_passes: float = torch.inf) -> Pruned:
 
 
 def _without_spares(
-    mask: Tensor, side: int, check: Check, most_passes: float
+    mask: Tensor, parts: Callable[[Tensor], Tensor], check: Check, most_passes: float
 ) -> tuple[Tensor, bool]:
-    """Prune at one block size.
+    """Prune what a mask consists of, cells ``(n, H, W)``.
 
     In a round each cell is tried alone on the hardest background, all as one batch; of those that
     seem to be spare as many go at once as can, which is checked on all backgrounds. Rounds follow
@@ -62,7 +66,8 @@ def _without_spares(
     said beside the mask.
     """
     while True:
-        cells, dropped = _cells(mask, side), False
+        cells, dropped = parts(mask), False
+        cells = cells[(cells != mask).flatten(1).any(1)]
         if check.cost + len(cells) * FORWARD > most_passes:
             return mask, False
         margins = check.screen(mask & ~cells)
@@ -82,23 +87,11 @@ def _without_spares(
             return mask, True
 
 
-def pieces(mask: Tensor) -> Tensor:
-    """The connected pieces of a mask, ``(n, H, W)``; pixels that touch at a corner belong together.
-
-    Args:
-        mask: Boolean ``(H, W)``.
-    """
-    labels, count = ndimage.label(mask.cpu().numpy(), structure=np.ones((3, 3)))
-    numbers = torch.arange(1, int(count) + 1, device=mask.device).view(-1, 1, 1)
-    found: Tensor = torch.from_numpy(labels).to(mask.device) == numbers
-    return found
-
-
-def _cells(mask: Tensor, side: int) -> Tensor:
-    """What may be dropped from a mask: its pieces and its blocks, each once, ``(n, H, W)``."""
+def _pieces_and_blocks(mask: Tensor, side: int) -> Tensor:
+    """A mask's pieces and its blocks, each once, ``(n, H, W)``."""
     cells = torch.cat([pieces(mask), _blocks(mask, side)]).flatten(1)
     unique: Tensor = torch.unique(cells, dim=0).view(-1, *mask.shape)
-    return unique[(unique != mask).flatten(1).any(1)]
+    return unique
 
 
 def _blocks(mask: Tensor, side: int) -> Tensor:

@@ -29,8 +29,12 @@ class ConstrainedRecipe:
         softest: At the first step, how many pixels on either side of the mask's edge are neither
             on nor off, as a share of the mask; see `project`.
         hardest: The same at the last step.
-        binary_from: Share of the steps after which fixed backgrounds are seen beside the hard
-            mask, with straight-through gradients.
+        binary_from: Share of the steps after which the mask is seen as it would be cut: fixed
+            backgrounds beside the hard mask, and all without specks, with straight-through
+            gradients.
+        speck: A connected piece with less than this share of the mask's pixels is left out, unless
+            an exact area is asked for.
+        scattered_from: Share of the steps after which none is left out, if no mask was found.
         first_area: Where the area starts.
         descent: Share of the steps in which it falls to the area that is given, if one is.
         response: Change of the logarithm of the area for each logit of the hardest view's lead:
@@ -67,9 +71,9 @@ class ConstrainedRecipe:
     """
 
     generator: str = "autoencoder"
-    weights: tuple[tuple[str, float], ...] = (("hold", 1.0), ("tv", 3.0))
+    weights: tuple[tuple[str, float], ...] = (("hold", 1.0), ("tv", 6.0))
     removal_weights: tuple[tuple[str, float], ...] = (("lose", 1.0), ("tv", 0.3))
-    steps: tuple[int, int] = (106, 190)
+    steps: tuple[int, int] = (98, 190)
     views: int = 2
     patience: float = 0.42
     shared_rate: float = 1e-5
@@ -77,11 +81,13 @@ class ConstrainedRecipe:
     residual_rate: float = 0.1
     last_rate: float = 0.1
     momentum: float = 0.7
-    smoothing: float = 0.014
+    smoothing: float = 0.012
     averaging: float = 0.8
     softest: float = 1.0
     hardest: float = 0.05
     binary_from: float = 0.4
+    speck: float = 0.04
+    scattered_from: float = 0.65
     first_area: float = 0.2
     descent: float = 0.22
     response: tuple[float, float] = (0.05, 0.03)

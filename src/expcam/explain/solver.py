@@ -43,6 +43,7 @@ from expcam.explain.checks import Check, leads
 from expcam.explain.generators import fitted
 from expcam.explain.guess import first_guess
 from expcam.explain.objectives import OBJECTIVES
+from expcam.explain.pieces import specks
 from expcam.explain.problem import Problem, Response, respond
 from expcam.explain.progress import Progress
 from expcam.explain.projection import project, rank, straight_through
@@ -183,6 +184,7 @@ class Search:
         self.problem = problem
         self.finished = False
         self._recipe, self._budget = recipe, task.area
+        self._speck = recipe.speck if task.area is None else 0.0
         asked = OBJECTIVES[task.objective]
         self._steering = Steering(asked, recipe, budget=task.area, allowed=problem.allowed)
         self._rng = bg.training_rng(task.seed)
@@ -221,6 +223,8 @@ class Search:
         self._mean_logits: Tensor = before.lerp(self._logits, 1 - recipe.averaging)
         softness = recipe.softest * (recipe.hardest / recipe.softest) ** self._progress
         keep = project(logits, self.problem.allowed, steering.area, softness)
+        if self._progress >= recipe.binary_from:
+            keep = keep - keep.detach() * self._specks(keep)
         self._kept = [self._as_seen(keep, view) for view in steering.views]
         drawn: dict[str, Tensor] = {}
         composites = [
@@ -310,6 +314,8 @@ class Search:
         if self._steering.area <= larger / REMEMBERED:
             self._larger.append((self._mean_logits, self._steering.area))
         self._step += 1
+        if self._found_at is None and self._progress >= recipe.scattered_from:
+            self._speck = 0.0  # of a texture there may be no mask in few pieces
         chosen = self._budget is None and self._steering.random and self._found
         if chosen and self._progress >= recipe.pinned_from and not self._steering.pinned:
             self._pin()
@@ -381,10 +387,19 @@ class Search:
         all_views: bool = False,
     ) -> _Candidate:
         self._check.demanded = demanded
+        ranks = self._cut(logits, area)
+        mask = ranks > 0.5
+        margin = self._check.margins(mask[None], above=above, all_views=all_views)
+        return _Candidate(float(mask.float().mean()), ranks, float(margin))
+
+    def _cut(self, logits: Tensor, area: float) -> Tensor:
+        """Probabilities ``(H, W)`` that exceed 0.5 on that share of the pixels, less specks."""
         ranks = rank(logits, self.problem.allowed, area)
-        masks = (ranks > 0.5)[None]
-        margin = self._check.margins(masks, above=above, all_views=all_views)
-        return _Candidate(area, ranks, float(margin))
+        return torch.where(self._specks(ranks), ranks.clamp(max=0.5), ranks)
+
+    def _specks(self, probability: Tensor) -> Tensor:
+        """Where a mask ``(H, W)`` has pieces too small to be kept."""
+        return specks(probability.detach() > 0.5, self._speck)
 
     def _remember(self, best: _Candidate) -> None:
         self._found.append(best)
@@ -472,7 +487,7 @@ class Search:
         """Of a few level sets of the last logits the smallest that holds on most views."""
         self._check.demanded = 0.0
         for area in (each for each in RELAXED_AREAS if each < self._best.area):
-            ranks = rank(self._mean_logits, self.problem.allowed, area)
+            ranks = self._cut(self._mean_logits, area)
             if self._check.share(ranks > 0.5) >= self._recipe.acceptable:
                 return _Candidate(area, ranks, 0.0)
         return self._best

@@ -54,7 +54,7 @@ def verdict(explanation: Explanation) -> str:
 def minimality(explanation: Explanation) -> str:
     """What is known of the mask's size beyond the search that found it."""
     if not explanation.cell:
-        return "The mask was not pruned."
+        return "The mask is not known to be locally minimal: it was not pruned, or not to the end."
     return (
         "The mask is locally minimal: no connected piece of it and no block of "
         f"{explanation.cell}×{explanation.cell} pixels that it touches could be dropped on the "
