@@ -35,8 +35,8 @@ from expcam.classifier.frozen import frozen
 from expcam.explain.backgrounds import evaluation_backgrounds
 from expcam.explain.baselines import BASELINES
 from expcam.explain.metrics import LEVELS, level_set, predictions
-from expcam.explain.problem import Passes
 from expcam.explain.pieces import pieces
+from expcam.explain.problem import Passes
 
 OURS: dict[str, dict[str, Any]] = {
     "expcam robust": {"objective": "robust"},

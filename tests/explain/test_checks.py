@@ -37,7 +37,7 @@ def test_margins_by_hand(
         problem = pose(detector, red_square(), None)
         check = Check(problem, OBJECTIVES[objective], bg.training_rng(0))
         before = problem.passes.forward
-        margins = check.margins(mask.view(1, 32, 32), all_views=True)
+        margins = check.margins(mask.view(1, 32, 32), above=-torch.inf)
     assert problem.passes.forward == before + 1
     assert float(margins) == pytest.approx(margin, abs=1e-5)
 
@@ -51,7 +51,7 @@ def test_more_is_demanded_on_noise_alone(detector: expcam.Classifier) -> None:
             check = Check(problem, OBJECTIVES[objective], bg.training_rng(0))
             for demanded in (0.0, 100.0, 101.0):
                 check.demanded = demanded
-                margins[objective, demanded] = float(check.margins(red, all_views=True))
+                margins[objective, demanded] = float(check.margins(red, above=-torch.inf))
     assert margins["sufficient", 100.0] == margins["sufficient", 0.0]
     assert margins["robust", 100.0] < margins["robust", 0.0]
     assert margins["robust", 101.0] == pytest.approx(margins["robust", 100.0] - 1)
@@ -69,7 +69,7 @@ def test_confirmation_takes_further_draws(
         check = Check(problem, OBJECTIVES[objective], bg.training_rng(0))
         for expected in (before, after):
             spent = problem.passes.forward
-            check.margins(red, all_views=True)
+            check.margins(red, above=-torch.inf)
             assert problem.passes.forward - spent == expected
             check = check.widened()
 
@@ -85,7 +85,7 @@ def test_a_smaller_mask_may_lead_by_no_less_where_that_is_less_than_demanded(
     most, fewer = most.view(1, 32, 32), fewer.view(1, 32, 32)
     with frozen(detector.module):
         check = Check(pose(detector, red_square(), None), OBJECTIVES["robust"], bg.training_rng(0))
-        least = float(check.margins(fewer, all_views=True))
+        least = float(check.margins(fewer, above=-torch.inf))
         assert least > 0.1
         for demanded, holds in [(least / 2, True), (100.0, False)]:
             check.demanded = demanded
@@ -137,14 +137,14 @@ def test_what_is_exact_is_fast_in_the_screen_alone_and_not_near_the_boundary(
     with frozen(detector.module):
         problem = pose(detector, red_square(), None)
         check = Check(problem, OBJECTIVES["sufficient"], bg.training_rng(0))
-        own = check.margins(masks, all_views=True)
+        own = check.margins(masks, above=-torch.inf)
         assert own.tolist() == pytest.approx([-1.01, 0.115, 2.99], abs=1e-5)
         error = 0.01
         check.fast = Fast()
         wrong = [-1.0, 0.125, 3.0]
-        assert check.margins(masks, all_views=True).tolist() == pytest.approx(wrong, abs=1e-5)
+        assert check.margins(masks, above=-torch.inf).tolist() == pytest.approx(wrong, abs=1e-5)
         check.exact = True
-        assert check.margins(masks, all_views=True).tolist() == own.tolist()
+        assert check.margins(masks, above=-torch.inf).tolist() == own.tolist()
         before = problem.passes.forward
         # Its own classifier is asked about the second once more.
         screened = check.screen(masks).tolist()
@@ -167,8 +167,8 @@ def test_a_draw_on_which_a_mask_failed_is_the_counterexample(
     red, nothing = (red_square()[0] > 0)[None], torch.zeros(1, 32, 32, dtype=torch.bool)
     with frozen(detector.module):
         check = Check(pose(detector, red_square(), None), OBJECTIVES["robust"], bg.training_rng(0))
-        for all_views in (False, True):
-            assert float(check.margins(red, all_views=all_views)) < 0
+        for above in (0.0, -torch.inf):
+            assert float(check.margins(red, above=above)) < 0
             assert check.counterexample is drawn[3]
         drawn[3].zero_()
         assert float(check.margins(red)) > 0

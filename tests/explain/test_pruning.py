@@ -7,8 +7,8 @@ from expcam.classifier.frozen import frozen
 from expcam.explain import backgrounds as bg
 from expcam.explain.checks import ROUNDING, Check
 from expcam.explain.objectives import OBJECTIVES
-from expcam.explain.problem import pose
 from expcam.explain.pieces import pieces
+from expcam.explain.problem import pose
 from expcam.explain.pruning import prune
 from tests.helpers import red_square
 

@@ -175,6 +175,23 @@ def test_specks_are_left_out_later_on_unless_the_area_is_given(
     assert int(cut.sum()) == (25 if budget is None else 30)
 
 
+def test_specks_stay_where_no_mask_is_found_without_them(detector: expcam.Classifier) -> None:
+    # 25 red pixels far apart, of which 7 are needed.
+    x = torch.zeros(3, 32, 32)
+    x[0, 3::6, 3::6] = 5
+    areas = []
+    for pinned_from in (0.65, 2.0):
+        recipe = ConstrainedRecipe(
+            steps=(60, 60), speck=0.2, pinned_from=pinned_from, most_passes=0
+        )
+        with frozen(detector.module):
+            problem = pose(detector, x, None)
+            task = Task("sufficient", None, seed=0)
+            (found,) = solve_constrained([problem], recipe, task, silent)
+        areas.append(float(found.mask.float().mean()))
+    assert areas[0] < areas[1] / 2
+
+
 @pytest.mark.parametrize("views", [1, 2])
 def test_gradients_are_smoothed_where_a_view_is_random_and_nowhere_else(
     detector: expcam.Classifier, views: int, monkeypatch: pytest.MonkeyPatch

@@ -72,13 +72,13 @@ class Check:
         if objective.removal:
             self._views.append(_View(torch.zeros_like(problem.x), removed=True, random=False))
 
-    def margins(self, masks: Tensor, *, above: float = 0.0, all_views: bool = False) -> Tensor:
+    def margins(self, masks: Tensor, *, above: float = 0.0) -> Tensor:
         """By how many logits each mask does what was asked, on the view where it is worst.
 
         Args:
             masks: Boolean ``(n, H, W)``.
-            above: What a mask must exceed on one view to be tried on the next ones.
-            all_views: Look at all views, whatever it does on them.
+            above: What a mask must exceed on one view to be tried on the next ones; -inf to try
+                it on all, whatever it does.
 
         Returns:
             ``(n,)``; a mask holds where it is above 0. The worst view of a mask that fails is
@@ -87,7 +87,7 @@ class Check:
         worst = torch.full((len(masks),), torch.inf, device=masks.device)
         lowest, self.counterexample = 0.0, None
         alive = torch.arange(len(masks), device=masks.device)
-        tried, stages = 0, list(STAGES) if not all_views else []
+        tried, stages = 0, list(STAGES) if above > -torch.inf else []
         while tried < len(self._views) and len(alive):
             size = stages.pop(0) if stages else len(self._views)
             margins = self._on(masks[alive], self._views[tried : tried + size], self._usual)
@@ -96,8 +96,7 @@ class Check:
             if float(margins.min()) <= lowest:
                 lowest, view = float(margins.min()), self._views[hardest]
                 self.counterexample = view.background if view.random else None
-            if not all_views:
-                alive = alive[worst[alive] > above]
+            alive = alive[worst[alive] > above]
             if len(alive) < len(masks):
                 self._views.insert(0, self._views.pop(hardest))
             tried += size

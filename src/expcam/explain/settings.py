@@ -34,7 +34,6 @@ class ConstrainedRecipe:
             gradients.
         speck: A connected piece with less than this share of the mask's pixels is left out, unless
             an exact area is asked for.
-        scattered_from: Share of the steps after which none is left out, if no mask was found.
         first_area: Where the area starts.
         descent: Share of the steps in which it falls to the area that is given, if one is.
         response: Change of the logarithm of the area for each logit of the hardest view's lead:
@@ -58,7 +57,7 @@ class ConstrainedRecipe:
         confronted: Steps in which, after a check that failed on a draw of noise, one of the views
             is that draw.
         pinned_from: Share of the steps after which, where some view is random, the area is that
-            of the best mask.
+            of the best mask; and after which no piece is left out, if no mask was found.
         enlarged: By what factor it is larger where that mask fails on further views.
         interval: Share of the steps from one check to the next where the area is given or pinned.
         acceptable: Share of views that a mask must pass to be better than all pixels.
@@ -87,7 +86,6 @@ class ConstrainedRecipe:
     hardest: float = 0.05
     binary_from: float = 0.4
     speck: float = 0.04
-    scattered_from: float = 0.65
     first_area: float = 0.2
     descent: float = 0.22
     response: tuple[float, float] = (0.05, 0.03)

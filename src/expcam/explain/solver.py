@@ -28,6 +28,9 @@ gradients alone, taken at a hard mask, mislead: what a pixel far from the mask's
 when it is switched on is not seen in a derivative taken where it is off. But what is learned
 beside a fixed background with a soft edge alone need not hold without it, by several logits; so
 that later on such backgrounds are seen beside the hard mask.
+
+Pieces with next to nothing of a mask make it hard to read, and are little missed. Masks are cut
+without them, and later steps see them so. Only where no mask is found that way do they stay.
 """
 
 from collections.abc import Sequence
@@ -314,11 +317,11 @@ class Search:
         if self._steering.area <= larger / REMEMBERED:
             self._larger.append((self._mean_logits, self._steering.area))
         self._step += 1
-        if self._found_at is None and self._progress >= recipe.scattered_from:
-            self._speck = 0.0  # of a texture there may be no mask in few pieces
-        chosen = self._budget is None and self._steering.random and self._found
-        if chosen and self._progress >= recipe.pinned_from and not self._steering.pinned:
-            self._pin()
+        if self._progress >= recipe.pinned_from and not self._steering.pinned:
+            if self._found_at is None:
+                self._speck = 0.0  # of a texture there may be no mask in few pieces
+            elif self._budget is None and self._steering.random:
+                self._pin()
         self._steering.advance(
             self._step,
             refuted=step < self._paused_until,
@@ -366,9 +369,8 @@ class Search:
     def _consider(self) -> None:
         """Check the present mask and remember it if it is the best."""
         exact = self._budget is not None
-        candidate = self._tried(
-            self._mean_logits, self._steering.area, self._demanded, all_views=exact
-        )
+        above = -torch.inf if exact else 0.0
+        candidate = self._tried(self._mean_logits, self._steering.area, self._demanded, above)
         if candidate.margin > (self._best.margin if exact else 0):
             self._remember(candidate)
         elif not exact:
@@ -378,18 +380,12 @@ class Search:
                 self._nearest = candidate
 
     def _tried(
-        self,
-        logits: Tensor,
-        area: float,
-        demanded: float,
-        *,
-        above: float = 0.0,
-        all_views: bool = False,
+        self, logits: Tensor, area: float, demanded: float, above: float = 0.0
     ) -> _Candidate:
         self._check.demanded = demanded
         ranks = self._cut(logits, area)
         mask = ranks > 0.5
-        margin = self._check.margins(mask[None], above=above, all_views=all_views)
+        margin = self._check.margins(mask[None], above=above)
         return _Candidate(float(mask.float().mean()), ranks, float(margin))
 
     def _cut(self, logits: Tensor, area: float) -> Tensor:
@@ -414,7 +410,7 @@ class Search:
         """
         self._widen()
         best = self._found[-1]
-        self._found[-1] = self._tried(best.ranks, best.area, 0.0, all_views=True)
+        self._found[-1] = self._tried(best.ranks, best.area, 0.0, above=-torch.inf)
         holds = self._found[-1].margin > 0
         self._steering.pin(best.area * (1.0 if holds else self._recipe.enlarged))
 
