@@ -28,6 +28,20 @@ def test_a_piece_that_can_be_spared_goes_before_a_block(detector: expcam.Classif
     assert int(pruned.mask.sum()) == 17
 
 
+def test_a_mask_in_one_piece_shows_the_classifier_no_empty_batch(
+    detector: expcam.Classifier,
+) -> None:
+    # Many a classifier fails on one, as `x.view(len(x), -1)` does.
+    shown: list[int] = []
+    with frozen(detector.module) as module:
+        problem = pose(detector, red_square(), None)
+        check = Check(problem, OBJECTIVES["sufficient"], bg.training_rng(0))
+        handle = module.register_forward_hook(lambda _m, inputs, _o: shown.append(len(inputs[0])))
+        prune(red_square()[0] > 0, check)
+        handle.remove()
+    assert min(shown) > 0
+
+
 def test_what_is_left_cannot_be_spared(detector: expcam.Classifier) -> None:
     # 32 of the 64 red pixels are enough on the mean colour; the lone piece is not red at all.
     mask = torch.zeros(32, 32, dtype=torch.bool)

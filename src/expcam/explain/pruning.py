@@ -68,6 +68,8 @@ def _without_spares(
     while True:
         cells, dropped = parts(mask), False
         cells = cells[(cells != mask).flatten(1).any(1)]
+        if not len(cells):
+            return mask, True
         if check.cost + len(cells) * FORWARD > most_passes:
             return mask, False
         margins = check.screen(mask & ~cells)

@@ -226,7 +226,7 @@ class Search:
         self._mean_logits: Tensor = before.lerp(self._logits, 1 - recipe.averaging)
         softness = recipe.softest * (recipe.hardest / recipe.softest) ** self._progress
         keep = project(logits, self.problem.allowed, steering.area, softness)
-        if self._progress >= recipe.binary_from:
+        if self._speck and self._progress >= recipe.binary_from:
             keep = keep - keep.detach() * self._specks(keep)
         self._kept = [self._as_seen(keep, view) for view in steering.views]
         drawn: dict[str, Tensor] = {}
