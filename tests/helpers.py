@@ -65,6 +65,7 @@ def keeping_everything(
         input=prepared.input.numpy(),
         label=label,
         label_name=classifier.label_name(label),
+        predicted=True,
         confidence=1.0,
         masked_confidence=1.0,
         area=1.0,

@@ -295,6 +295,9 @@ def _print(finding: Finding, out: Path, seconds: float, as_json: bool) -> None:
         print(json.dumps(_as_dict(finding, out, seconds)))
         return
     robust = f"on {round(8 * e.robustness)} of 8 unseen backgrounds"
+    without = f"{'lost' if e.necessary else 'kept'} without the mask's pixels"
+    if not e.predicted:
+        without = "the whole image has another label"
     rival = f" rather than {e.contrast_name}" if e.contrast_name else ""
     needs = ", ".join(
         f"{row.title} {share(row.area_kept)} (all backgrounds {share(row.area_robust)})"
@@ -304,8 +307,7 @@ def _print(finding: Finding, out: Path, seconds: float, as_json: bool) -> None:
     lines = {
         "class": f"{e.label_name}{rival}, confidence {share(e.confidence)} ({e.classifier})",
         "mask": f"{share(e.area)} of the pixels in {e.seconds:.1f} s, {e.cost:.0f} passes",
-        "label kept": f"{'yes' if e.kept else 'NO'}; {robust}; "
-        f"{'lost' if e.necessary else 'kept'} without the mask's pixels",
+        "label kept": f"{'yes' if e.kept else 'NO'}; {robust}; {without}",
         "noise": f"label kept on {e.draws_kept} of {e.draws} further draws: probability at least "
         f"{share(e.bound)} (95 % confidence)",
         "circuit": f"{graph.number_of_nodes()} channels and {graph.number_of_edges()} edges "
@@ -331,6 +333,7 @@ def _as_dict(finding: Finding, out: Path, seconds: float) -> dict[str, object]:
         "classifier": e.classifier,
         "label": e.label,
         "label_name": e.label_name,
+        "predicted": e.predicted,
         "confidence": e.confidence,
         "area": e.area,
         "kept": e.kept,

@@ -83,10 +83,11 @@ def test_a_mask_that_does_not_keep_the_label_is_said_so(tmp_path: Path) -> None:
     out = tmp_path / "g.html"
     result = run(
         EXAMPLES / "cat.jpg", "--out", out, "--model", "bundled", "--target", "school bus",
-        "--baselines", "none",
+        "--area", 0.001, "--baselines", "none",
     )  # fmt: skip
-    assert result.returncode == 3
+    assert result.returncode == 3  # of four pixels none is a school bus
     assert "label kept   NO" in result.stdout
+    assert "the whole image has another label" in result.stdout
     assert "No mask was found" in out.read_text(encoding="utf-8")
 
 

@@ -19,6 +19,7 @@ from tests.helpers import EXAMPLES, red_square
 def test_a_real_photograph(cat: expcam.Explanation) -> None:
     assert cat.source == "cat.jpg"
     assert cat.label_name == "cat"
+    assert cat.predicted
     assert cat.kept
     assert cat.area == cat.mask.mean()
     assert cat.area < 0.5
@@ -149,6 +150,7 @@ def test_nothing_is_necessary_for_what_is_not_said(detector: expcam.Classifier) 
     with pytest.raises(TargetError, match="does not say `blue`, so nothing is necessary"):
         expcam.explain_image(detector, red_square(), target="blue", objective="necessary")
     other = expcam.explain_image(detector, red_square(), target="blue")
+    assert not other.predicted
     assert not other.necessary
 
 

@@ -21,6 +21,10 @@ def test_shares() -> None:
             {"kept": True, "robustness": 0.5, "necessary": False},
             ["only on 4 of eight", "can do without"],
         ),
+        (
+            {"kept": True, "robustness": 1.0, "necessary": False, "predicted": False},
+            ["the classifier says “cat”", "whole photograph it does not"],
+        ),
         ({"kept": False}, ["No mask was found", "does not keep it"]),
         (
             {"objective": "necessary", "necessary": True, "kept": False},

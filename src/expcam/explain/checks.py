@@ -58,7 +58,6 @@ class Check:
         exact: Whether it may in `screen` alone, because what holds is what is returned.
         counterexample: The draw ``(3, H, W)`` on which, of what `margins` last tried, a mask failed
             by most; None where none failed or where that was on no draw.
-        margin: Of the mask that is to be spared; see `sparing`.
     """
 
     def __init__(self, problem: Problem, objective: Objective, rng: torch.Generator) -> None:
@@ -66,7 +65,6 @@ class Check:
         self.fast: nn.Module | None = None
         self.exact = False
         self.counterexample: Tensor | None = None
-        self.margin = math.nan
         self._problem, self._objective, self._rng = problem, objective, rng
         self._views = [self._beside(name) for name in objective.checks]
         if objective.removal:
@@ -124,9 +122,8 @@ class Check:
     def sparing(self, mask: Tensor, demanded: float) -> "Check":
         """One that asks a smaller mask for no more than this one ``(H, W)`` does on each view.
 
-        What leads by less than is demanded somewhere may get no worse there. The `margin` of the
-        new check is what the mask itself leads by, on the view where it is worst. The views with
-        the least to spare come first.
+        What leads by less than is demanded somewhere may get no worse there. The views with the
+        least to spare come first.
 
         Args:
             mask: What is to be spared.
@@ -134,7 +131,7 @@ class Check:
         """
         kept = copy(self)
         leads = self._leads(mask[None], self._views, self._usual)[0].tolist()
-        kept.demanded, kept.margin = demanded, min(leads) - ROUNDING
+        kept.demanded = demanded
         views = [
             (lead, replace(view, spared=lead - ROUNDING))
             for view, lead in zip(self._views, leads, strict=True)
@@ -142,6 +139,21 @@ class Check:
         views.sort(key=lambda pair: pair[0] - pair[1].needed(demanded))
         kept._views = [view for _, view in views]
         return kept
+
+    def among(self, other: "Check") -> "Check":
+        """One with those of this one's views that the other has as well."""
+        fewer = copy(self)
+        theirs = {id(view.background) for view in other._views}
+        fewer._views = [view for view in self._views if id(view.background) in theirs]
+        return fewer
+
+    @property
+    def margin(self) -> float:
+        """By how many logits the mask that is to be spared does what was asked, at its worst.
+
+        See `sparing`; infinite where none is.
+        """
+        return min(view.spared for view in self._views)
 
     def _beside(self, name: str) -> _View:
         background = bg.BACKGROUNDS[name](self._problem.x, self._rng)

@@ -12,7 +12,7 @@ from expcam.errors import FileFormatError
 from expcam.explain.objectives import OBJECTIVES
 from expcam.files import written_whole
 
-FORMAT = "expcam-explanation/2"
+FORMAT = "expcam-explanation/3"
 MEAN_COLOUR = (124, 116, 104)
 """ImageNet's, which is 0 after its normalisation."""
 _ARRAYS = ("mask", "probability", "image", "photo", "input")
@@ -32,13 +32,15 @@ class Explanation:
         input: The image, normalised: float32 ``(3, H, W)``.
         label: Index of the class that is explained.
         label_name: Its name.
+        predicted: Whether the classifier gives the whole image that class; it need not where
+            the class was asked for.
         confidence: Its probability on the whole image.
         masked_confidence: Its probability on the explanation.
         area: Share of pixels kept.
         kept: Whether the explanation, on the mean colour, has the label.
         robustness: Share of eight backgrounds, unseen in training, on which it has.
-        necessary: Whether the image without the mask's pixels loses the label; false where it
-            does not have it in the first place.
+        necessary: Whether the image without the mask's pixels loses the label; false where the
+            label is not ``predicted``.
         draws: Further backgrounds tried, unseen in training and independent: half N(0, 1), half
             U(-1, 1) noise in normalised space.
         draws_kept: On how many of them the label is kept.
@@ -68,6 +70,7 @@ class Explanation:
     input: npt.NDArray[np.float32]
     label: int
     label_name: str
+    predicted: bool
     confidence: float
     masked_confidence: float
     area: float

@@ -250,6 +250,7 @@ def _solve(
                 input=each.input.cpu().numpy(),
                 label=problem.target,
                 label_name=classifier.label_name(problem.target),
+                predicted=problem.predicted,
                 confidence=float(problem.reference.logits.softmax(-1)[problem.label]),
                 masked_confidence=found.confidence,
                 area=found.area,

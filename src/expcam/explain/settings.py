@@ -51,6 +51,9 @@ class ConstrainedRecipe:
             in logits. What the area follows is the lead beyond that.
         demanded: The same on each random view of a check, so that the mean must be larger; on
             those that confirm what was found it need only lead.
+        spared: Pruning lowers no lead on a random view to less than so many standard deviations,
+            and none that is less. What chose the mask are these views: with hardly any lead on
+            them pruned masks fail on others.
         first_check: Share of the steps before which no mask is checked.
         gain: A mask is checked when its area is below this share of the best one's.
         pause: Steps without a check after one that failed; the area grows meanwhile.
@@ -61,7 +64,8 @@ class ConstrainedRecipe:
         enlarged: By what factor it is larger where that mask fails on further views.
         interval: Share of the steps from one check to the next where the area is given or pinned.
         acceptable: Share of views that a mask must pass to be better than all pixels.
-        most_passes: Pruning starts nothing that would end beyond so many passes.
+        most_passes: Pruning starts nothing that would end beyond so many passes; when they are
+            taken, nothing further that was found is confirmed.
         smoothed_gradients: Whether steps that look at a random view follow `SmoothedGradients`
             instead of the classifier's own, which are mostly noise there.
         mixed_precision: Whether training steps, and the checks of masks between them, run in
@@ -97,6 +101,7 @@ class ConstrainedRecipe:
     unseen: tuple[int, int] = (3, 8)
     ahead: tuple[float, float] = (1.0, 0.1)
     demanded: float = 0.65
+    spared: float = 1.3
     first_check: float = 0.43
     gain: float = 0.85
     pause: int = 3
@@ -105,6 +110,6 @@ class ConstrainedRecipe:
     enlarged: float = 1.25
     interval: float = 0.07
     acceptable: float = 0.75
-    most_passes: float = 270
+    most_passes: float = 276
     smoothed_gradients: bool = True
     mixed_precision: bool | None = None

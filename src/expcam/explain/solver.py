@@ -448,15 +448,18 @@ class Search:
         found = self._found or [self._whole]
         most = MOST_ENLARGED * min(each.area for each in found)
         tried = [each for each in reversed(found) if each.area <= most]
-        demanded = self._recipe.demanded * self._steering.spread
+        demanded = self._recipe.spared * self._steering.spread
         chosen_by = self._widen()
+        failed = []
         for each in tried:
             check = self._check.sparing(each.ranks > 0.5, demanded)
             if check.margin > 0:
                 return each, check
+            failed.append((each, check.among(chosen_by)))
+            if check.cost > self._recipe.most_passes:
+                break
         chosen_by.exact, self._check = True, chosen_by
-        checks = [chosen_by.sparing(each.ranks > 0.5, demanded) for each in tried]
-        return max(zip(tried, checks, strict=True), key=lambda pair: pair[1].margin)
+        return max(failed, key=lambda pair: pair[1].margin)
 
     def _cut_once_more(self, demanded: float) -> None:
         """Cut rankings at growing areas until one holds: the last, the best, and simple ones."""

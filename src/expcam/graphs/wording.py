@@ -108,12 +108,13 @@ def _kept(check: CircuitCheck) -> tuple["pd.Series[float]", "pd.Series[float]"]:
 
 
 def _sufficiency(e: Explanation, says: str, area: str) -> str:
+    says = f"still {says}" if e.predicted else says
     if not e.kept:
         return (
-            f"No mask was found under which the classifier still {says}: "
+            f"No mask was found under which the classifier {says}: "
             f"the one shown, {area} of the pixels, does not keep it."
         )
-    sentence = f"These {area} of the pixels are enough: on plain grey the classifier still {says}"
+    sentence = f"These {area} of the pixels are enough: on plain grey the classifier {says}"
     if e.robustness == 1:
         sentence += ", and so it does on all eight unseen backgrounds."
     else:
@@ -121,4 +122,6 @@ def _sufficiency(e: Explanation, says: str, area: str) -> str:
         sentence += f", but only on {held} of eight unseen backgrounds."
     if e.necessary:
         return f"{sentence} Without them it no longer does."
+    if not e.predicted:
+        return f"{sentence} On the whole photograph it does not."
     return f"{sentence} It can do without them: the rest of the photograph is enough as well."
