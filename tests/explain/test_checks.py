@@ -95,6 +95,22 @@ def test_a_smaller_mask_may_lead_by_no_less_where_that_is_less_than_demanded(
         assert float(check.margins(most)) < 0
 
 
+def test_what_a_mask_does_on_fewer_views_takes_no_further_pass(detector: expcam.Classifier) -> None:
+    red = red_square()[0] > 0
+    with frozen(detector.module):
+        problem = pose(detector, red_square(), None)
+        few = Check(problem, OBJECTIVES["robust"], bg.training_rng(0))
+        expected = float(few.margins(red[None], above=-torch.inf))
+        wide = few.widened().sparing(red, 0.0)
+        spent = problem.passes.forward
+        among = wide.among(few)
+        assert among.margin == pytest.approx(expected, abs=1e-5)
+        assert among.margin >= wide.margin
+        assert problem.passes.forward == spent
+        among.margins(red[None], above=-torch.inf)
+        assert problem.passes.forward == spent + 12
+
+
 def test_views_are_looked_at_until_one_says_that_a_mask_is_no_better(
     detector: expcam.Classifier,
 ) -> None:

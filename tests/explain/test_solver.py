@@ -330,6 +330,33 @@ def test_what_is_not_confirmed_is_trained_on_at_a_larger_area(
         assert larger <= solver.MOST_ENLARGED * area
 
 
+@pytest.mark.parametrize(("most_passes", "all_tried"), [(1000.0, True), (0.0, False)])
+def test_confirmation_stops_when_the_passes_are_taken(
+    detector: expcam.Classifier,
+    most_passes: float,
+    all_tried: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def counted(check: Check, mask: torch.Tensor, demanded: float) -> Check:
+        tried.append(mask)
+        return sparing(check, mask, demanded)
+
+    tried: list[torch.Tensor] = []
+    sparing = Check.sparing
+    with frozen(detector.module):
+        problem = pose(detector, red_square(), None)
+        recipe = ConstrainedRecipe(most_passes=most_passes)
+        search = Search(problem, recipe, Task("robust", None, seed=0))
+        for _ in range(search.steps):
+            one_step(search)
+        found = len(search._found)
+        monkeypatch.setattr(Check, "sparing", counted)
+        monkeypatch.setattr(Check, "margin", -1.0)  # nothing is confirmed
+        search.solution()
+    assert found > 2
+    assert (len(tried) > 1) == all_tried
+
+
 def test_the_last_steps_make_a_mask_lead_by_more_and_not_smaller(
     detector: expcam.Classifier,
 ) -> None:
