@@ -23,7 +23,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from photographs import begin, classifiers, finish, pass_seconds, save
+from photographs import SPLITS, begin, classifiers, finish, pass_seconds, save
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
@@ -219,7 +219,7 @@ if __name__ == "__main__":
     parser.add_argument("photos", type=Path, help="folder of photographs")
     parser.add_argument("--classifier", action="append", default=[], metavar="NAME[=WEIGHTS]")
     parser.add_argument("--methods", default=METHODS, type=lambda names: names.split(","))
-    parser.add_argument("--split", default="held-out", choices=["held-out", "tuned", "all"])
+    parser.add_argument("--split", default="held-out", choices=SPLITS)
     parser.add_argument("--every", type=int, default=1, help="take every n-th photograph")
     parser.add_argument("--paper-every", type=int, default=1, help="of them, for the slow recipe")
     parser.add_argument("--rows", type=Path, default=Path("build/masks.parquet"))
