@@ -345,7 +345,7 @@ def test_confirmation_stops_when_the_passes_are_taken(
     sparing = Check.sparing
     with frozen(detector.module):
         problem = pose(detector, red_square(), None)
-        recipe = ConstrainedRecipe(most_passes=most_passes)
+        recipe = ConstrainedRecipe(trailing=(0.0, 0.0), below=(2.0, 2.0), most_passes=most_passes)
         search = Search(problem, recipe, Task("robust", None, seed=0))
         for _ in range(search.steps):
             one_step(search)
@@ -353,8 +353,8 @@ def test_confirmation_stops_when_the_passes_are_taken(
         monkeypatch.setattr(Check, "sparing", counted)
         monkeypatch.setattr(Check, "margin", -1.0)  # nothing is confirmed
         search.solution()
-    assert found > 2
-    assert (len(tried) > 1) == all_tried
+    assert found > 1
+    assert (len(tried) >= found) == all_tried
 
 
 def test_the_last_steps_make_a_mask_lead_by_more_and_not_smaller(
