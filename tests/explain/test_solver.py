@@ -12,7 +12,7 @@ from expcam.explain import backgrounds as bg
 from expcam.explain import solver
 from expcam.explain.checks import Check
 from expcam.explain.generators import FreeLogits
-from expcam.explain.objectives import RECIPE_NAMES
+from expcam.explain.objectives import CHECKS, RECIPE_NAMES
 from expcam.explain.problem import pose, respond
 from expcam.explain.progress import silent
 from expcam.explain.pruning import Pruned, prune
@@ -330,6 +330,29 @@ def test_what_is_not_confirmed_is_trained_on_at_a_larger_area(
         assert larger <= solver.MOST_ENLARGED * area
 
 
+@pytest.mark.parametrize("larger", [True, False])
+@pytest.mark.parametrize("objective", ["sufficient", "robust"])
+def test_what_held_up_to_rounding_alone_is_not_returned(
+    detector: expcam.Classifier, objective: str, larger: bool
+) -> None:
+    square = (red_square()[0] > 0).float()
+    corner = torch.zeros_like(square)
+    corner[-2:, :2] = 1.0  # without any of the square
+    with frozen(detector.module):
+        problem = pose(detector, red_square(), None)
+        search = Search(problem, ConstrainedRecipe(), Task(objective, None, seed=0))
+        one_step(search)
+        search._found = [
+            solver._Candidate(float(ranks.mean()), ranks, 1.0)
+            for ranks in ([square, corner] if larger else [corner])
+        ]
+        mask = search.solution().mask
+        label = int(detector.logits((mask * problem.x)[None]).argmax())
+    assert label == 1
+    if larger:
+        assert mask.float().mean() <= square.mean()
+
+
 @pytest.mark.parametrize(("most_passes", "all_tried"), [(1000.0, True), (0.0, False)])
 def test_confirmation_stops_when_the_passes_are_taken(
     detector: expcam.Classifier,
@@ -351,7 +374,9 @@ def test_confirmation_stops_when_the_passes_are_taken(
             one_step(search)
         found = len(search._found)
         monkeypatch.setattr(Check, "sparing", counted)
-        monkeypatch.setattr(Check, "margin", -1.0)  # nothing is confirmed
+        # All that was found holds, but nothing is confirmed.
+        margin = property(lambda check: 1.0 if len(check._views) == len(CHECKS) else -1.0)
+        monkeypatch.setattr(Check, "margin", margin)
         search.solution()
     assert found > 1
     assert (len(tried) >= found) == all_tried

@@ -333,8 +333,8 @@ class Search:
         best = self._best
         if self._budget is not None:
             return Solution(best.ranks > 0.5, best.ranks, cell=0)
-        self._cut_once_more(self._demanded)
         self._check.exact = True  # what holds from here on is what is returned
+        self._cut_once_more(self._demanded)
         best, check = self._confirmed()
         if check.margin <= 0:
             best = self._relaxed()
@@ -443,21 +443,23 @@ class Search:
 
         The earlier ones are larger and were asked for as much. A larger cut of the same ranking
         is no better: what lies beyond the edge was found to be of no use. Where none holds, the
-        best one on the views that chose it. Beside it the check that spares it.
+        best one on the views that chose it, on which one may fail that held up to rounding.
+        Beside it the check that spares it.
         """
         found = self._found or [self._whole]
         most = MOST_ENLARGED * min(each.area for each in found)
-        tried = [each for each in reversed(found) if each.area <= most]
         demanded = self._recipe.spared * self._steering.spread
         chosen_by = self._widen()
-        failed = []
-        for each in tried:
+        failed, chosen = [], False
+        for each in reversed(found):
+            spent = self._check.cost > self._recipe.most_passes
+            if chosen and (spent or each.area > most):
+                break
             check = self._check.sparing(each.ranks > 0.5, demanded)
             if check.margin > 0:
                 return each, check
             failed.append((each, check.among(chosen_by)))
-            if check.cost > self._recipe.most_passes:
-                break
+            chosen = chosen or failed[-1][1].margin > 0
         chosen_by.exact, self._check = True, chosen_by
         return max(failed, key=lambda pair: pair[1].margin)
 
@@ -485,11 +487,11 @@ class Search:
     def _relaxed(self) -> _Candidate:
         """Of a few level sets of the last logits the smallest that holds on most views."""
         self._check.demanded = 0.0
-        for area in (each for each in RELAXED_AREAS if each < self._best.area):
+        for area in (each for each in RELAXED_AREAS if each < self._whole.area):
             ranks = self._cut(self._mean_logits, area)
             if self._check.share(ranks > 0.5) >= self._recipe.acceptable:
                 return _Candidate(area, ranks, 0.0)
-        return self._best
+        return self._whole
 
 
 def _around(area: float) -> tuple[float, ...]:
