@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 import torch
 from photographs import SPLITS, classifiers, pass_seconds, split_of
+from rich.console import Console
+from rich.progress import Progress, track
 
 import expcam
 
@@ -22,9 +24,16 @@ import expcam
 def compare(classifier: expcam.Classifier, photos: list[Path]) -> dict[str, float]:
     """Seconds and passes of a mask, alone and in a batch; what the batch changes."""
     start = time.perf_counter()
-    alone = [expcam.explain_image(classifier, photo) for photo in photos]
+    one_by_one = track(photos, description="alone", console=Console(stderr=True))
+    alone = [expcam.explain_image(classifier, photo) for photo in one_by_one]
     between = time.perf_counter()
-    batch = expcam.explain_images(classifier, list(photos))
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("in a batch")
+        batch = expcam.explain_images(
+            classifier,
+            list(photos),
+            progress=lambda _, done, total: bar.update(task, completed=done, total=total),
+        )
     end = time.perf_counter()
     pairs = list(zip(alone, batch, strict=True))
     return {

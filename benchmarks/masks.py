@@ -129,7 +129,9 @@ def measure(classifier: expcam.Classifier, photo: Path, method: str) -> dict[str
 
 
 def run(args: argparse.Namespace) -> pd.DataFrame:
+    """The rows that were asked for, whether they were measured now or before."""
     rows, done, photos = begin(args, KEY)
+    asked: set[tuple[str, str, str]] = set()
     for name, classifier in classifiers(args):
         wanted = [
             (photo, method)
@@ -144,7 +146,8 @@ def run(args: argparse.Namespace) -> pd.DataFrame:
             row |= measure(classifier, photo, method)
             rows = pd.concat([rows, pd.DataFrame([row])], ignore_index=True)
             save(rows, args.rows)
-    return rows
+        asked |= {(name, photo.stem, method) for photo, method in wanted}
+    return rows[[key in asked for key in rows[KEY].itertuples(index=False, name=None)]]
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:

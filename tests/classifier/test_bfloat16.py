@@ -38,6 +38,15 @@ def test_weights_are_rounded_and_the_module_is_left_alone() -> None:
     assert linear.weight.requires_grad
 
 
+def test_tied_weights() -> None:
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = first.weight
+    module = nn.Sequential(first, nn.ReLU(), second).eval()
+    x = torch.rand(2, 4)
+    with torch.no_grad():
+        assert torch.allclose(InBfloat16(module)(x), module(x), atol=0.05)
+
+
 @pytest.mark.parametrize("name", ["vit_b_16", "mobilenet_v3_small", "densenet121"])
 def test_it_gives_what_autocast_gives(name: str) -> None:
     from torchvision import models

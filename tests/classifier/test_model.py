@@ -50,6 +50,18 @@ def test_a_class_by_index_name_or_digits(detector: expcam.Classifier) -> None:
         detector.class_index(3, 3)
     with pytest.raises(TargetError, match="unknown class -1"):
         detector.class_index(-1, 3)
+    assert detector.class_index(np.argmax([0, 1, 0]), 3) == 1  # type: ignore[arg-type]
+
+
+def test_a_name_that_several_classes_have() -> None:
+    labels = ["Cardigan", "cardigan", "crane", "crane"]
+    classifier = expcam.Classifier(nn.Identity(), lambda image: torch.zeros(3, 4, 4), labels)
+    assert classifier.class_index("Cardigan", 4) == 0
+    assert classifier.class_index("cardigan", 4) == 1
+    with pytest.raises(TargetError, match=r"several classes `CARDIGAN`: 0 .*, 1 .* give an index"):
+        classifier.class_index("CARDIGAN", 4)
+    with pytest.raises(TargetError, match=r"several classes `crane`: 2 .*, 3 "):
+        classifier.class_index("crane", 4)
 
 
 def test_what_is_no_classifier() -> None:

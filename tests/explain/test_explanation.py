@@ -1,3 +1,4 @@
+import json
 from dataclasses import fields
 from pathlib import Path
 
@@ -28,6 +29,23 @@ def test_files_that_are_no_explanations(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", facts=np.array('{"format": "other/9"}'))
     with pytest.raises(FileFormatError, match="not an explanation"):
         expcam.Explanation.load(tmp_path / "other.npz")
+
+
+def test_a_file_that_is_not_whole(detector: expcam.Classifier, tmp_path: Path) -> None:
+    path = tmp_path / "whole.npz"
+    expcam.explain_image(detector, red_square()).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FileFormatError, match="not an explanation"):
+        expcam.Explanation.load(path)
+    path.write_bytes(whole)
+    with np.load(path) as file:
+        arrays = dict(file)
+    facts = json.loads(str(arrays.pop("facts")))
+    del facts["cell"]
+    np.savez(path, facts=np.array(json.dumps(facts)), **arrays)
+    with pytest.raises(FileFormatError, match="lacks fields"):
+        expcam.Explanation.load(path)
 
 
 def test_the_masked_image_shows_the_mask(detector: expcam.Classifier) -> None:

@@ -91,18 +91,25 @@ def test_the_count_is_what_the_classifier_was_shown(detector: expcam.Classifier)
 
 
 def test_no_further_round_beyond_the_passes_allowed(detector: expcam.Classifier) -> None:
+    def spare(mask: torch.Tensor, cell: int, check: Check) -> int:
+        blocks = torch.arange(32)[:, None] // cell * 32 + torch.arange(32) // cell
+        parts = [*pieces(mask), *(blocks == each for each in blocks[mask].unique())]
+        rest = [mask & ~part for part in parts if (mask & ~part).any()]
+        return sum(check.holds(each) for each in rest)
+
     def pruned(most_passes: float) -> tuple[int, int, float]:
         with frozen(detector.module):
             problem = pose(detector, red_square(), None)
             check = Check(problem, OBJECTIVES["robust"], bg.training_rng(0))
             found = prune(torch.ones(32, 32, dtype=torch.bool), check, most_passes)
+            cost = problem.passes.cost
             assert check.holds(found.mask)
-        return found.cell, int(found.mask.sum()), problem.passes.cost
+            assert not found.cell or spare(found.mask, found.cell, check) == 0
+        return found.cell, int(found.mask.sum()), cost
 
     free, capped, none = pruned(math.inf), pruned(30), pruned(0)
-    # A grid that was broken off is not the one at which the mask is minimal.
     assert free[0] == 2
-    assert capped[0] in (0, 4)
+    assert {pruned(most)[0] for most in range(10, 100, 5)} == {0, 2, 4}
     assert none[:2] == (0, 32 * 32)
     assert free[1] < capped[1] < none[1]
     assert none[2] < capped[2] < free[2]

@@ -8,6 +8,7 @@ from torch import nn
 import expcam
 from expcam.errors import ImageError, OptionError, TargetError
 from expcam.explain.objectives import OBJECTIVES
+from expcam.explain.problem import FORWARD
 from expcam.explain.published import PublishedRecipe, solve_published
 from expcam.explain.recipes import RECIPES
 from expcam.explain.settings import ConstrainedRecipe
@@ -85,7 +86,7 @@ def test_masks_of_a_batch_are_those_of_one_by_one(
     for photo, each in zip(photos, expcam.explain_images(exact, photos), strict=True):
         alone = expcam.explain_image(exact, photo)
         assert np.array_equal(each.mask, alone.mask)
-        assert each.cost == alone.cost
+        assert each.cost == pytest.approx(alone.cost + FORWARD)  # all are looked at first
 
 
 def test_images_of_several_sizes_are_solved_size_by_size(detector: expcam.Classifier) -> None:
@@ -149,6 +150,16 @@ def test_a_contrast_for_images_of_several_classes(detector: expcam.Classifier) -
 def test_nothing_is_necessary_for_what_is_not_said(detector: expcam.Classifier) -> None:
     with pytest.raises(TargetError, match="does not say `blue`, so nothing is necessary"):
         expcam.explain_image(detector, red_square(), target="blue", objective="necessary")
+    blue = red_square().flip(0)
+    with pytest.raises(TargetError, match="does not say `red`"):  # the last of them, in time
+        expcam.explain_images(
+            detector,
+            [red_square(), blue],
+            target="red",
+            objective="necessary",
+            chunk=1,
+            progress=lambda stage, done, total: pytest.fail("work began"),
+        )
     other = expcam.explain_image(detector, red_square(), target="blue")
     assert not other.predicted
     assert not other.necessary

@@ -310,6 +310,7 @@ def confirmed_from(least: float, monkeypatch: pytest.MonkeyPatch) -> None:
 
         wider = widened(check)
         monkeypatch.setattr(wider, "margins", margins)
+        monkeypatch.setattr(wider, "fixed", check.fixed)  # these did choose them
         return wider
 
     widened = Check.widened

@@ -64,3 +64,25 @@ def test_real_squeezenet(shared: Path) -> None:
     for classifier in (squeezenet, squeezenet.between(1, 2)):
         _, taps = stage_outputs(classifier, torch.zeros(3, 224, 224))
         assert list(taps)[-1] == "classifier.0"
+
+
+class OneReLU(torch.nn.Module):
+    """A network whose only ReLU is called behind each layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(3, 4, 3, padding=1)
+        self.conv2 = torch.nn.Conv2d(4, 4, 3, stride=2, padding=1)
+        self.relu = torch.nn.ReLU()
+        self.fc1, self.fc2 = torch.nn.Linear(4, 4), torch.nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.relu(self.conv2(self.relu(self.conv1(x))))
+        return self.fc2(self.relu(self.fc1(maps.mean((2, 3)))))
+
+
+def test_a_module_that_is_called_again_later_ends_no_stage() -> None:
+    classifier = expcam.Classifier(OneReLU().eval(), transform=lambda image: red_square())
+    _, stages = stage_outputs(classifier, red_square())
+    assert list(stages) == ["conv1", "conv2"]
+    assert expcam.explain_image(classifier, red_square()).kept

@@ -36,12 +36,15 @@ class InBfloat16(nn.Module):
             module = without_batch_norms(module)
         self.module = module
         self._device_type = next((each.device.type for each in module.parameters()), "cpu")
-        self._cast = {
-            f"{name}.{kind}" if name else kind: weight.detach().to(torch.bfloat16)
+        weights = {
+            f"{name}.{kind}" if name else kind: weight
             for name, layer in module.named_modules()
             if isinstance(layer, nn.Conv2d | nn.Linear)
             for kind, weight in layer.named_parameters(recurse=False)
         }
+        # Tied weights stay one tensor.
+        cast = {id(each): each.detach().to(torch.bfloat16) for each in weights.values()}
+        self._cast = {name: cast[id(each)] for name, each in weights.items()}
 
     def forward(self, x: Tensor) -> Tensor:
         """What the module makes of ``x``, in float32."""

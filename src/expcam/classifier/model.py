@@ -3,6 +3,7 @@
 import copy
 import difflib
 import math
+import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -190,27 +191,39 @@ class Classifier:
         return f"class {label}" if self.labels is None else self.labels[label]
 
     def class_index(self, target: int | str, classes: int) -> int:
-        """The index of a class given by number or by name (upper and lower case alike).
+        """The index of a class given by number or by name.
+
+        A name is looked for as it is written first, then with upper and lower case alike.
 
         Args:
             target: An index, the same in digits, or a label.
             classes: How many logits the classifier has.
 
         Raises:
-            TargetError: No such class; the message names the nearest labels.
+            TargetError: No such class, or several of that name; the message names the nearest
+                labels, or their indices.
         """
-        if isinstance(target, int) or re.fullmatch(r"-?[0-9]+", target.strip()):
-            index = int(target)
+        if not isinstance(target, str) or re.fullmatch(r"-?[0-9]+", target.strip()):
+            index = int(target) if isinstance(target, str) else operator.index(target)
             if not 0 <= index < classes:
                 raise TargetError(
                     f"unknown class {index}: classifier `{self.name}` has classes "
                     f"0 to {classes - 1}"
                 )
             return index
-        names = [self.label_name(i).lower() for i in range(classes)]
-        wanted = target.strip().lower()
-        if wanted in names:
-            return names.index(wanted)
+        names = [self.label_name(i) for i in range(classes)]
+        wanted = target.strip()
+        for fold in (str, str.lower):
+            found = [i for i, name in enumerate(names) if fold(name) == fold(wanted)]
+            if len(found) > 1:
+                places = ", ".join(f"{i} (`{names[i]}`)" for i in found)
+                raise TargetError(
+                    f"classifier `{self.name}` has several classes `{wanted}`: {places}; "
+                    "give an index"
+                )
+            if found:
+                return found[0]
+        names, wanted = [name.lower() for name in names], wanted.lower()
         near = difflib.get_close_matches(wanted, names, n=3)
         near += [name for name in names if wanted in name and name not in near][: 3 - len(near)]
         hint = f"; did you mean {', '.join(near)}?" if near else "; give its label or its index"

@@ -147,6 +147,12 @@ class Check:
         fewer._views = [view for view in self._views if id(view.background) in theirs]
         return fewer
 
+    def fixed(self) -> "Check":
+        """One with those of the views that are no draws of noise."""
+        fewer = copy(self)
+        fewer._views = [view for view in self._views if not view.random]
+        return fewer
+
     @property
     def margin(self) -> float:
         """By how many logits the mask that is to be spared does what was asked, at its worst.

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,8 @@ from expcam.explain.objectives import OBJECTIVES
 from expcam.files import written_whole
 
 FORMAT = "expcam-explanation/3"
+DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile)
+"""What reading a file that is none of ours, or not whole, can raise."""
 MEAN_COLOUR = (124, 116, 104)
 """ImageNet's, which is 0 after its normalisation."""
 _ARRAYS = ("mask", "probability", "image", "photo", "input")
@@ -33,8 +36,8 @@ class Explanation:
         label: Index of the class that is explained.
         label_name: Its name.
         predicted: Whether the classifier gives the whole image that class; it need not where
-            the class was asked for.
-        confidence: Its probability on the whole image.
+            the class was asked for. With a ``contrast``, whether it prefers it to that one.
+        confidence: Its probability on the whole image; with a ``contrast``, among the two.
         masked_confidence: Its probability on the explanation.
         area: Share of pixels kept.
         kept: Whether the explanation, on the mean colour, has the label.
@@ -127,14 +130,17 @@ class Explanation:
             FileFormatError: No such file, or not an explanation of this format.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 facts = json.loads(str(file["facts"]))
                 arrays = {name: file[name] for name in _ARRAYS}
         except FileNotFoundError:
             raise FileFormatError(f"no such file: `{path}`") from None
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        except DAMAGED as error:
             raise FileFormatError(f"`{path}` is not an explanation saved by expcam") from error
         found = facts.pop("format", None)
         if found != FORMAT:
             raise FileFormatError(f"`{path}` has format {found!r}; this version reads {FORMAT!r}")
-        return cls(**facts, **arrays)
+        try:
+            return cls(**facts, **arrays)
+        except TypeError as error:
+            raise FileFormatError(f"`{path}` lacks fields of its format, or has others") from error

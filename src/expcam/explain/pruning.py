@@ -23,8 +23,9 @@ class Pruned:
 
     Attributes:
         mask: Boolean ``(H, W)``. None of its connected pieces, and none of the blocks it
-            touches, can be dropped without losing what the check asks for.
-        cell: Side of the blocks in pixels.
+            touches, can be dropped without losing what the check asks for, unless nothing would
+            be left.
+        cell: Side of the blocks in pixels; 0 where it is minimal at none.
     """
 
     mask: Tensor
@@ -37,8 +38,9 @@ def prune(mask: Tensor, check: Check, most_passes: float = torch.inf) -> Pruned:
     Args:
         mask: Boolean ``(H, W)`` that passes the check.
         check: The property that must not be lost.
-        most_passes: Nothing further is tried when the image has taken more passes. A grid that
-            is broken off leaves the mask minimal at the one before, if any.
+        most_passes: Nothing further is tried when the image has taken more passes. Where a grid is
+            broken off, the mask is what the one before left, which is minimal there; at the first
+            grid it is what is left by then.
     """
     # Pieces go before blocks take what there is to spare: few large ones are easier to read.
     mask, _ = _without_spares(mask, pieces, check, most_passes)
@@ -48,7 +50,9 @@ def prune(mask: Tensor, check: Check, most_passes: float = torch.inf) -> Pruned:
         if side and len(_blocks(mask, finer)) > MOST_CELLS:
             break
         parts = partial(_pieces_and_blocks, side=finer)
-        mask, minimal = _without_spares(mask, parts, check, most_passes)
+        smaller, minimal = _without_spares(mask, parts, check, most_passes)
+        if minimal or not side:
+            mask = smaller
         if not minimal:
             break
         side = finer

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from expcam.classifier.images import ImageSource
 from expcam.classifier.model import Classifier, Prepared
 from expcam.errors import OptionError, TargetError
 from expcam.explain.explanation import Explanation
+from expcam.explain.memory import out_of_memory
 from expcam.explain.metrics import clopper_pearson, verify
 from expcam.explain.objectives import (
     DEFAULT_OBJECTIVE,
@@ -21,13 +23,12 @@ from expcam.explain.objectives import (
     OBJECTIVES,
     PUBLISHED_RECIPE,
 )
-from expcam.explain.problem import pose
+from expcam.explain.problem import FORWARD, Problem, pose
 from expcam.explain.progress import Progress, silent
 from expcam.explain.recipes import RECIPES, check_options
 from expcam.explain.solver import Task
 
 LARGEST_INSTANCE = 0.5
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 CHUNKS = {"cpu": 4}
 CHUNK = 32
 """Images solved together: on a CPU a few fill the cores, and more only fill its memory."""
@@ -94,7 +95,8 @@ def explain_images(
     Each has its own generator, area and random numbers, and gets what `explain_image` would give
     it alone with the same seed, to the rounding of the classifier's arithmetic in a larger batch.
 
-    All images are read before the first is explained, so that a bad one costs no work.
+    All images are read and classified before the first is explained, so that a bad one costs no
+    work; for that each takes a forward pass more than alone.
 
     Args:
         classifier: The classifier; it is left as it was found.
@@ -119,8 +121,10 @@ def explain_images(
     if chunk is not None and chunk < 1:
         raise OptionError(f"chunk {chunk} is out of range: at least 1")
     prepared = [classifier.prepare(image) for image in images]
-    if contrast is not None and target is None and len(images) > 1:
-        _check_contrast(classifier, prepared, contrast)
+    if len(images) > 1:
+        with frozen(classifier.module), torch.enable_grad():
+            for each in prepared:
+                _posed(classifier, each, target, contrast, task)
     if recipe == PUBLISHED_RECIPE:  # it solves one by one in any case
         chunk = 1
     chunk = chunk or CHUNKS.get(classifier.device.type, CHUNK)
@@ -144,13 +148,14 @@ def explain_images(
                 _part_of(progress, len(done), len(some), len(images)),
             )
         except RuntimeError as error:
-            if len(some) == 1 or not _out_of_memory(error):
+            if len(some) == 1 or not out_of_memory(error):
                 raise
             chunk, failed = len(some) // 2, True
         # Outside of the handler, where the error no longer holds what filled the memory.
         if failed and classifier.device.type == "cuda":
             torch.cuda.empty_cache()
-    return done
+    looked_at = FORWARD if len(images) > 1 else 0.0
+    return [replace(each, cost=each.cost + looked_at) for each in done]
 
 
 def explain_instances(
@@ -223,13 +228,7 @@ def _solve(
     """Explain images of one size in one batch."""
     start = time.monotonic()
     with frozen(classifier.module), torch.enable_grad():
-        problems = [pose(classifier, each.input, target, contrast, allowed) for each in prepared]
-        for problem in problems:
-            if OBJECTIVES[task.objective].removal and not problem.predicted:
-                raise TargetError(
-                    f"the classifier does not say `{classifier.label_name(problem.target)}`, so "
-                    f"nothing is necessary for it (objective `{task.objective}`)"
-                )
+        problems = [_posed(classifier, each, target, contrast, task, allowed) for each in prepared]
         solutions = RECIPES[recipe](problems, task, progress)
         verified = [
             verify(problem.classifier, problem.x, solution.mask, problem.label, task.seed)
@@ -277,16 +276,22 @@ def _solve(
     return explanations
 
 
-def _check_contrast(
-    classifier: Classifier, prepared: Sequence[Prepared], contrast: int | str
-) -> None:
-    """Raise `TargetError` before any work for an image that has the contrast's own class."""
-    with frozen(classifier.module), torch.inference_mode():
-        for each in prepared:
-            logits = classifier.logits(each.input[None])[0]
-            if int(logits.argmax()) == classifier.class_index(contrast, len(logits)):
-                name = classifier.label_name(int(logits.argmax()))
-                raise TargetError(f"class `{name}` cannot be compared to itself")
+def _posed(
+    classifier: Classifier,
+    prepared: Prepared,
+    target: int | str | None,
+    contrast: int | str | None,
+    task: Task,
+    allowed: Tensor | None = None,
+) -> Problem:
+    """One image's problem, or the error that says why there is none; one forward pass."""
+    problem = pose(classifier, prepared.input, target, contrast, allowed)
+    if OBJECTIVES[task.objective].removal and not problem.predicted:
+        raise TargetError(
+            f"the classifier does not say `{classifier.label_name(problem.target)}`, so "
+            f"nothing is necessary for it (objective `{task.objective}`)"
+        )
+    return problem
 
 
 def _source(image: ImageSource | Tensor) -> str:
@@ -300,10 +305,3 @@ def _part_of(progress: Progress, before: int, now: int, images: int) -> Progress
         progress(stage, before * total + now * done, images * total)
 
     return report
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    # Elsewhere than on CUDA only the text tells.
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in str(error) for words in OUT_OF_MEMORY
-    )

@@ -65,7 +65,7 @@ class ConstrainedRecipe:
         interval: Share of the steps from one check to the next where the area is given or pinned.
         acceptable: Share of views that a mask must pass to be better than all pixels.
         most_passes: Pruning starts nothing that would end beyond so many passes; when they are
-            taken, nothing further that was found is confirmed.
+            taken, what holds on the views that chose it need not be confirmed on others.
         smoothed_gradients: Whether steps that look at a random view follow `SmoothedGradients`
             instead of the classifier's own, which are mostly noise there.
         mixed_precision: Whether training steps, and the checks of masks between them, run in

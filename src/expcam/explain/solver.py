@@ -45,6 +45,7 @@ from expcam.explain.baselines import centred_disc
 from expcam.explain.checks import Check, leads
 from expcam.explain.generators import fitted
 from expcam.explain.guess import first_guess
+from expcam.explain.memory import out_of_memory
 from expcam.explain.objectives import OBJECTIVES
 from expcam.explain.pieces import specks
 from expcam.explain.problem import Problem, Response, respond
@@ -132,8 +133,9 @@ def solve_constrained(
 
     Returns:
         For each problem the smallest mask that passed the check, pruned; with an exact area, the
-        best one of that area. Where no mask passed, one of `RELAXED_AREAS` that did on most
-        views, and if not even that, all allowed pixels.
+        best one of that area. Where no mask passed, what pruning leaves of all allowed pixels; if
+        they do not pass either, one of `RELAXED_AREAS` that did on most views, and on all that do
+        not vary; and if there is none, all allowed pixels.
     """
     searches = [Search(problem, recipe, task) for problem in problems]
     taps = any(name == "act" for name, _ in recipe.weights)
@@ -156,8 +158,8 @@ def solve_constrained(
             asked = [search.problem for search in group]
             try:
                 responses = respond(asked, composites, taps=taps, smoothed=smoothed, fast=fast)
-            except RuntimeError:
-                if fast is None:
+            except RuntimeError as error:
+                if fast is None or out_of_memory(error):
                     raise
                 fast = None  # not every operation exists in bfloat16
                 responses = respond(asked, composites, taps=taps, smoothed=smoothed)
@@ -334,11 +336,12 @@ class Search:
         if self._budget is not None:
             return Solution(best.ranks > 0.5, best.ranks, cell=0)
         self._check.exact = True  # what holds from here on is what is returned
+        self._drop_what_rounding_made()
         self._cut_once_more(self._demanded)
         best, check = self._confirmed()
         if check.margin <= 0:
-            best = self._relaxed()
-            return Solution(best.ranks > 0.5, best.ranks, cell=0)
+            ranks = self._relaxed()
+            return Solution(ranks > 0.5, ranks, cell=0)
         pruned = prune(best.ranks > 0.5, check, self._recipe.most_passes)
         ranks = torch.where(pruned.mask, best.ranks, best.ranks.clamp(max=0.5))
         return Solution(pruned.mask, ranks, pruned.cell)
@@ -438,28 +441,38 @@ class Search:
             self._chosen_by, self._check = self._check, self._check.widened()
         return self._chosen_by
 
+    def _drop_what_rounding_made(self) -> None:
+        """Of what was found last, drop what holds on the views that do not vary in bfloat16 only.
+
+        There a lead of next to nothing is enough; on others more was demanded.
+        """
+        check = self._check.fixed()
+        while self._found and not check.holds(self._best.ranks > 0.5):
+            self._found.pop()
+        if not self._found:
+            self._found_at = None
+
     def _confirmed(self) -> tuple[_Candidate, Check]:
         """The last mask that holds on views, too, that had no part in choosing it.
 
         The earlier ones are larger and were asked for as much. A larger cut of the same ranking
         is no better: what lies beyond the edge was found to be of no use. Where none holds, the
-        best one on the views that chose it, on which one may fail that held up to rounding.
+        best one on the views that chose it, on which some may fail that held up to rounding.
         Beside it the check that spares it.
         """
-        found = self._found or [self._whole]
-        most = MOST_ENLARGED * min(each.area for each in found)
         demanded = self._recipe.spared * self._steering.spread
         chosen_by = self._widen()
-        failed, chosen = [], False
-        for each in reversed(found):
+        failed, most = [], torch.inf  # until one holds on the views that chose it
+        for each in reversed(self._found or [self._whole]):
             spent = self._check.cost > self._recipe.most_passes
-            if chosen and (spent or each.area > most):
+            if each.area > most or (spent and most < torch.inf):
                 break
             check = self._check.sparing(each.ranks > 0.5, demanded)
             if check.margin > 0:
                 return each, check
             failed.append((each, check.among(chosen_by)))
-            chosen = chosen or failed[-1][1].margin > 0
+            if failed[-1][1].margin > 0:
+                most = min(most, MOST_ENLARGED * each.area)
         chosen_by.exact, self._check = True, chosen_by
         return max(failed, key=lambda pair: pair[1].margin)
 
@@ -484,14 +497,16 @@ class Search:
                     self._remember(candidate)
                     break
 
-    def _relaxed(self) -> _Candidate:
+    def _relaxed(self) -> Tensor:
         """Of a few level sets of the last logits the smallest that holds on most views."""
         self._check.demanded = 0.0
         for area in (each for each in RELAXED_AREAS if each < self._whole.area):
             ranks = self._cut(self._mean_logits, area)
-            if self._check.share(ranks > 0.5) >= self._recipe.acceptable:
-                return _Candidate(area, ranks, 0.0)
-        return self._whole
+            mask = ranks > 0.5
+            share = self._check.share(mask)
+            if share >= self._recipe.acceptable and self._check.fixed().holds(mask):
+                return ranks
+        return self._whole.ranks
 
 
 def _around(area: float) -> tuple[float, ...]:

@@ -53,8 +53,9 @@ def stage_outputs(classifier: Classifier, x: Tensor) -> tuple[Tensor, dict[str, 
 
     A stage ends with the last output at each spatial size. For a ResNet these are the published
     taps (``relu, layer1, layer2, layer3, layer4``). Outputs of one pixel do not count, nor maps
-    of the classes. A transformer without feature maps gives the last of each quarter of the
-    modules whose output has the shape of its tokens.
+    of the classes, nor what a module that is called several times gave before its last call. A
+    transformer without feature maps gives the last of each quarter of the modules whose output
+    has the shape of its tokens.
 
     Args:
         classifier: Its module is in evaluation mode.
@@ -69,6 +70,8 @@ def stage_outputs(classifier: Classifier, x: Tensor) -> tuple[Tensor, dict[str, 
     with listening(module, names, lambda name, output: finished.append((name, output))):
         logits = classifier.logits(x[None])[0]
     classes = finished[-1][1].shape[1]  # the module itself finishes last
+    latest = dict(finished)
+    finished = [(name, output) for name, output in finished if latest[name] is output]
     last: dict[tuple[int, ...], tuple[str, Tensor]] = {}
     for name, output in finished:
         shape = output.shape
