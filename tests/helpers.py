@@ -7,7 +7,13 @@ import torch
 from torch import Tensor, nn
 
 import expcam
+from expcam.classifier.frozen import frozen
 from expcam.classifier.images import ImageSource
+from expcam.explain.problem import pose, respond
+from expcam.explain.progress import silent
+from expcam.explain.settings import ConstrainedRecipe
+from expcam.explain.solver import Search, solve_constrained
+from expcam.explain.task import Solution, Task
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -49,6 +55,23 @@ def red_square() -> Tensor:
     x = torch.zeros(3, 32, 32)
     x[0, 4:12, 16:24] = 2
     return x
+
+
+def one_step(search: Search) -> Tensor:
+    """Take a step and return its composites."""
+    composites = search.propose()
+    (response,) = respond([search.problem], [composites], taps=False)
+    search.judge(response).backward()
+    search.learn()
+    return composites
+
+
+def solved(classifier: expcam.Classifier, recipe: ConstrainedRecipe) -> Solution:
+    """The robust mask of `red_square`."""
+    with frozen(classifier.module):
+        problem = pose(classifier, red_square(), None)
+        (found,) = solve_constrained([problem], recipe, Task("robust", None, seed=0), silent)
+    return found
 
 
 def keeping_everything(

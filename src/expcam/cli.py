@@ -230,7 +230,7 @@ def _find(
         from expcam.explain.compare import check_methods, compare
         from expcam.explain.recipes import check_options
         from expcam.explain.run import explain_image, explain_instances
-        from expcam.explain.solver import Task
+        from expcam.explain.task import Task
 
         # Masked activations are full of denormal numbers, on which a CPU is slow.
         torch.set_flush_denormal(True)
@@ -398,9 +398,11 @@ def _progress() -> Iterator[Progress]:
     with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
 
         def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks or done <= 1:
+            if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total)
             bars.update(tasks[stage], completed=done, visible=done < total)
+            if done == total:
+                del tasks[stage]  # it may begin once more, for another object
 
         yield report
 

@@ -177,17 +177,20 @@ def test_progress_goes_forward_to_its_end(
             for problem in problems
         ],
     )
-    seen: list[tuple[int, int]] = []
+    stages: dict[str, list[tuple[int, int]]] = {}
     x = red_square()[:, 2:18, 14:30]
     expcam.explain_images(
         detector,
-        [x] * 2,
+        [x] * 3,
         recipe=recipe,
-        progress=lambda stage, done, total: seen.append((done, total)),
+        chunk=2,
+        progress=lambda stage, *done: stages.setdefault(stage, []).append(done),
     )
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-    assert len({total for _, total in seen}) == 1
-    assert seen[-1][0] == seen[-1][1]
+    assert list(stages) == (["mask", "pruning"] if recipe == "constrained" else ["mask"])
+    for seen in stages.values():
+        assert seen == sorted(seen)
+        assert len({total for _, total in seen}) == 1
+        assert seen[-1][0] == seen[-1][1]
 
 
 def test_inside_no_grad(detector: expcam.Classifier) -> None:

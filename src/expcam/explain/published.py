@@ -16,7 +16,7 @@ from expcam.explain.objectives import PUBLISHED
 from expcam.explain.problem import Problem, respond
 from expcam.explain.progress import Progress
 from expcam.explain.projection import straight_through
-from expcam.explain.solver import Solution
+from expcam.explain.task import Solution
 from expcam.explain.terms import Observation, objective
 
 

@@ -26,7 +26,7 @@ from expcam.explain.objectives import (
 from expcam.explain.problem import FORWARD, Problem, pose
 from expcam.explain.progress import Progress, silent
 from expcam.explain.recipes import RECIPES, check_options
-from expcam.explain.solver import Task
+from expcam.explain.task import Task
 
 LARGEST_INSTANCE = 0.5
 CHUNKS = {"cpu": 4}

@@ -9,8 +9,7 @@ them matter most. How far it may trail falls to nothing on the way. With noise a
 area grows slowly: beyond the edge of a mask that is too small nothing ranks the pixels yet, and
 steps that do help the label more than many pixels at once. The smallest hard mask that passed a
 check on all backgrounds is remembered throughout. Towards the end its area stays, and steps make
-it lead by more. Then it is tried on further draws of noise, and gives way to a larger one that was
-found before where it fails on them; what is left is pruned.
+it lead by more. What is returned of all that was found is decided in `expcam.explain.ending`.
 
 On noise the lead varies from draw to draw. How much differs from mask to mask, and is measured
 on the way: what is asked for there, in the steps and in the checks, is in standard deviations.
@@ -34,87 +33,32 @@ without them, and later steps see them so. Only where no mask is found that way 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from expcam.classifier.bfloat16 import InBfloat16, computes_in_bfloat16
 from expcam.explain import backgrounds as bg
-from expcam.explain.baselines import centred_disc
+from expcam.explain.candidates import Candidate, Candidates
 from expcam.explain.checks import Check, leads
+from expcam.explain.ending import Rankings, ended
 from expcam.explain.generators import fitted
 from expcam.explain.guess import first_guess
 from expcam.explain.memory import out_of_memory
 from expcam.explain.objectives import OBJECTIVES
-from expcam.explain.pieces import specks
 from expcam.explain.problem import Problem, Response, respond
 from expcam.explain.progress import Progress
-from expcam.explain.projection import project, rank, straight_through
-from expcam.explain.pruning import prune
+from expcam.explain.projection import project, straight_through
 from expcam.explain.settings import ConstrainedRecipe
 from expcam.explain.steering import COUNTEREXAMPLE, REMOVAL, Steering
+from expcam.explain.task import Solution, Task
 from expcam.explain.terms import Observation, objective
 from expcam.explain.updates import Updates
 
 MATCHING = {"act", "kl", "rob"}
 """Terms that compare with what the classifier makes of the whole image."""
-LAST_FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4, 1.6, 2.0, 2.5, 3.5, 5.0, 8.0)
-"""Factors on the area at the end, at which the rankings are cut once more, until one holds."""
-MOST_ENLARGED = 2.0
-"""Of what was found, nothing larger than the smallest times this is returned for it."""
 REMEMBERED = 1.5
 """On its way down the area falls by this factor from one ranking that is remembered to the next."""
-GUESSED_AREAS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)
-"""At which the first guess and a centred disc are cut, where they are smaller than the best."""
-RELAXED_AREAS = (0.1, 0.2, 0.3, 0.4, 0.5)
-"""What is tried where no mask passed on all views."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is asked of a solver.
-
-    Attributes:
-        objective: A key of `OBJECTIVES`.
-        area: The share of pixels that the mask must have; None for as few as can be.
-        seed: The same seed gives the same mask on the same machine, on a CPU.
-    """
-
-    objective: str
-    area: float | None
-    seed: int
-
-
-@dataclass(frozen=True)
-class Solution:
-    """What a solver found.
-
-    Attributes:
-        mask: Boolean ``(H, W)``.
-        probability: Float ``(H, W)`` in ``[0, 1]``; the mask is where it exceeds 0.5.
-        cell: Side in pixels of the blocks at which the mask is locally minimal; 0 where it was
-            not pruned.
-    """
-
-    mask: Tensor
-    probability: Tensor
-    cell: int
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A mask that was checked.
-
-    Attributes:
-        area: Share of pixels.
-        ranks: Probabilities ``(H, W)`` that rank all pixels; the mask is where they exceed 0.5.
-        margin: What the check said; above 0 the mask holds.
-    """
-
-    area: float
-    ranks: Tensor
-    margin: float
 
 
 def solve_constrained(
@@ -129,13 +73,13 @@ def solve_constrained(
         problems: Of the same classifier and image size.
         recipe: Settings.
         task: What is asked for.
-        progress: Called after each step.
+        progress: Called after each step, and when each mask is pruned.
 
     Returns:
         For each problem the smallest mask that passed the check, pruned; with an exact area, the
         best one of that area. Where no mask passed, what pruning leaves of all allowed pixels; if
-        they do not pass either, one of `RELAXED_AREAS` that did on most views, and on all that do
-        not vary; and if there is none, all allowed pixels.
+        they do not pass either, one of `ending.RELAXED_AREAS` that did on most views, and on all
+        that do not vary; and if there is none, all allowed pixels.
     """
     searches = [Search(problem, recipe, task) for problem in problems]
     taps = any(name == "act" for name, _ in recipe.weights)
@@ -171,7 +115,13 @@ def solve_constrained(
             search.learn(fast)
         progress("mask", step + 1, steps)
     progress("mask", steps, steps)
-    return [search.solution() for search in searches]
+    solutions: list[Solution] = []
+    for search in searches:
+        # Of the same total for any number of problems: those of a chunk are a part of more.
+        progress("pruning", len(solutions) * steps // len(searches), steps)
+        solutions.append(search.solution())
+    progress("pruning", steps, steps)
+    return solutions
 
 
 class Search:
@@ -189,11 +139,11 @@ class Search:
         self.problem = problem
         self.finished = False
         self._recipe, self._budget = recipe, task.area
-        self._speck = recipe.speck if task.area is None else 0.0
         asked = OBJECTIVES[task.objective]
         self._steering = Steering(asked, recipe, budget=task.area, allowed=problem.allowed)
         self._rng = bg.training_rng(task.seed)
-        self._check = Check(problem, asked, self._rng)
+        speck = recipe.speck if task.area is None else 0.0
+        self._masks = Candidates(problem.allowed, Check(problem, asked, self._rng), speck)
         self._guess = first_guess(problem)
         # Those that are not drawn anew each time; later on a draw that refuted a mask as well.
         self._backgrounds = {
@@ -204,13 +154,9 @@ class Search:
         self._generator = fitted(recipe.generator, problem.x, self._guess, task.seed)
         self.steps = self._steering.steps
         self._updates = Updates(self._generator, recipe, self.steps)
-        allowed = problem.allowed.float()
-        self._whole = _Candidate(float(allowed.mean()), allowed, -torch.inf)  # not checked yet
-        self._found: list[_Candidate] = []
-        self._chosen_by: Check | None = None
         self._step = self._paused_until = self._confronted_until = self._last_found = 0
-        self._found_at: int | None = None
-        self._nearest: _Candidate | None = None
+        self._first_found: int | None = None
+        self._nearest: Candidate | None = None
         self._larger: list[tuple[Tensor, float]] = []
 
     @property
@@ -228,8 +174,8 @@ class Search:
         self._mean_logits: Tensor = before.lerp(self._logits, 1 - recipe.averaging)
         softness = recipe.softest * (recipe.hardest / recipe.softest) ** self._progress
         keep = project(logits, self.problem.allowed, steering.area, softness)
-        if self._speck and self._progress >= recipe.binary_from:
-            keep = keep - keep.detach() * self._specks(keep)
+        if self._masks.speck and self._progress >= recipe.binary_from:
+            keep = keep - keep.detach() * self._masks.specks(keep)
         self._kept = [self._as_seen(keep, view) for view in steering.views]
         drawn: dict[str, Tensor] = {}
         composites = [
@@ -299,7 +245,7 @@ class Search:
             fast: What masks are checked with, in place of the classifier's module.
         """
         recipe, step = self._recipe, self._step
-        self._check.fast = fast
+        self._masks.check.fast = fast
         self._updates.step(self._logits)
         checking = self._progress >= recipe.first_check
         interval = max(1, round(recipe.interval * self.steps))
@@ -307,12 +253,12 @@ class Search:
             if (self.steps - step - 1) % interval == 0:
                 self._refine()
         elif self._budget is None:
-            smaller = self._steering.area < recipe.gain * self._best.area
+            smaller = self._steering.area < recipe.gain * self._masks.best.area
             if checking and smaller and step >= self._paused_until and self._steering.holds:
                 self._consider()
             # While the edge is soft, a mask may hold that does not when it is cut.
             waited = step - max(self._last_found, self.steps // 2)
-            self.finished = self._found_at is not None and waited >= recipe.patience * self.steps
+            self.finished = bool(self._masks.found) and waited >= recipe.patience * self.steps
         elif checking and step % interval == interval - 1:
             self._consider()
         larger = self._larger[-1][1] if self._larger else recipe.first_area
@@ -320,8 +266,8 @@ class Search:
             self._larger.append((self._mean_logits, self._steering.area))
         self._step += 1
         if self._progress >= recipe.pinned_from and not self._steering.pinned:
-            if self._found_at is None:
-                self._speck = 0.0  # of a texture there may be no mask in few pieces
+            if not self._masks.found:
+                self._masks.speck = 0.0  # of a texture there may be no mask in few pieces
             elif self._budget is None and self._steering.random:
                 self._pin()
         self._steering.advance(
@@ -332,24 +278,24 @@ class Search:
 
     def solution(self) -> Solution:
         """The best mask, pruned unless its area was given."""
-        best = self._best
         if self._budget is not None:
-            return Solution(best.ranks > 0.5, best.ranks, cell=0)
-        self._check.exact = True  # what holds from here on is what is returned
-        self._drop_what_rounding_made()
-        self._cut_once_more(self._demanded)
-        best, check = self._confirmed()
-        if check.margin <= 0:
-            ranks = self._relaxed()
-            return Solution(ranks > 0.5, ranks, cell=0)
-        pruned = prune(best.ranks > 0.5, check, self._recipe.most_passes)
-        ranks = torch.where(pruned.mask, best.ranks, best.ranks.clamp(max=0.5))
-        return Solution(pruned.mask, ranks, pruned.cell)
-
-    @property
-    def _best(self) -> _Candidate:
-        """The last that was found, or all pixels."""
-        return self._found[-1] if self._found else self._whole
+            best = self._masks.best
+            return Solution(best.mask, best.ranks, cell=0)
+        rankings = Rankings(
+            guess=self._guess,
+            last=self._mean_logits,
+            area=self._steering.area,
+            larger=self._larger,
+            nearest=self._nearest,
+        )
+        return ended(
+            self.problem,
+            self._masks,
+            rankings,
+            self._recipe,
+            demanded=self._demanded,
+            spared=self._recipe.spared * self._steering.spread,
+        )
 
     @property
     def _progress(self) -> float:
@@ -365,7 +311,7 @@ class Search:
         """
         if self._budget is not None:
             return 0.0
-        until = self._step if self._found_at is None else self._found_at
+        until = self._step if self._first_found is None else self._first_found
         left = min(1.0, 2 - 2 * until / self.steps)
         return left * self._recipe.demanded * self._steering.spread
 
@@ -373,56 +319,37 @@ class Search:
         """Check the present mask and remember it if it is the best."""
         exact = self._budget is not None
         above = -torch.inf if exact else 0.0
-        candidate = self._tried(self._mean_logits, self._steering.area, self._demanded, above)
-        if candidate.margin > (self._best.margin if exact else 0):
-            self._remember(candidate)
+        candidate = self._masks.tried(
+            self._mean_logits, self._steering.area, self._demanded, above=above
+        )
+        if candidate.margin > (self._masks.best.margin if exact else 0):
+            self._masks.found.append(candidate)
+            self._last_found = self._step
+            if self._first_found is None:
+                self._first_found = self._step
         elif not exact:
             self._paused_until = self._step + self._recipe.pause
             self._confront()
             if self._nearest is None or candidate.margin > self._nearest.margin:
                 self._nearest = candidate
 
-    def _tried(
-        self, logits: Tensor, area: float, demanded: float, above: float = 0.0
-    ) -> _Candidate:
-        self._check.demanded = demanded
-        ranks = self._cut(logits, area)
-        mask = ranks > 0.5
-        margin = self._check.margins(mask[None], above=above)
-        return _Candidate(float(mask.float().mean()), ranks, float(margin))
-
-    def _cut(self, logits: Tensor, area: float) -> Tensor:
-        """Probabilities ``(H, W)`` that exceed 0.5 on that share of the pixels, less specks."""
-        ranks = rank(logits, self.problem.allowed, area)
-        return torch.where(self._specks(ranks), ranks.clamp(max=0.5), ranks)
-
-    def _specks(self, probability: Tensor) -> Tensor:
-        """Where a mask ``(H, W)`` has pieces too small to be kept."""
-        return specks(probability.detach() > 0.5, self._speck)
-
-    def _remember(self, best: _Candidate) -> None:
-        self._found.append(best)
-        self._last_found = self._step
-        if self._found_at is None:
-            self._found_at = self._step
-
     def _pin(self) -> None:
         """From here on make the best mask lead by more, where its lead is a matter of luck.
 
         If it fails on views that had no part in choosing it, what follows is somewhat larger.
         """
-        self._widen()
-        best = self._found[-1]
-        self._found[-1] = self._tried(best.ranks, best.area, 0.0, above=-torch.inf)
-        holds = self._found[-1].margin > 0
+        masks, best = self._masks, self._masks.best
+        masks.widen()
+        masks.found[-1] = masks.tried(best.ranks, best.area, 0.0, above=-torch.inf)
+        holds = masks.best.margin > 0
         self._steering.pin(best.area * (1.0 if holds else self._recipe.enlarged))
 
     def _refine(self) -> None:
         """Take the present mask for the best one if it leads by more."""
-        best = self._best.margin
-        candidate = self._tried(self._mean_logits, self._steering.area, 0.0, above=best)
+        best = self._masks.best.margin
+        candidate = self._masks.tried(self._mean_logits, self._steering.area, 0.0, above=best)
         if candidate.margin > best:
-            self._found.append(candidate)
+            self._masks.found.append(candidate)
         self._confront()
 
     def _confront(self) -> None:
@@ -430,84 +357,7 @@ class Search:
 
         Else a single draw may go on refuting masks that do well on all others.
         """
-        draw = self._check.counterexample
+        draw = self._masks.check.counterexample
         if draw is not None:
             self._backgrounds[COUNTEREXAMPLE] = draw
             self._confronted_until = self._step + 1 + self._recipe.confronted
-
-    def _widen(self) -> Check:
-        """From here on check on further views as well; return the check without them."""
-        if self._chosen_by is None:
-            self._chosen_by, self._check = self._check, self._check.widened()
-        return self._chosen_by
-
-    def _drop_what_rounding_made(self) -> None:
-        """Of what was found last, drop what holds on the views that do not vary in bfloat16 only.
-
-        There a lead of next to nothing is enough; on others more was demanded.
-        """
-        check = self._check.fixed()
-        while self._found and not check.holds(self._best.ranks > 0.5):
-            self._found.pop()
-        if not self._found:
-            self._found_at = None
-
-    def _confirmed(self) -> tuple[_Candidate, Check]:
-        """The last mask that holds on views, too, that had no part in choosing it.
-
-        The earlier ones are larger and were asked for as much. A larger cut of the same ranking
-        is no better: what lies beyond the edge was found to be of no use. Where none holds, the
-        best one on the views that chose it, on which some may fail that held up to rounding.
-        Beside it the check that spares it.
-        """
-        demanded = self._recipe.spared * self._steering.spread
-        chosen_by = self._widen()
-        failed, most = [], torch.inf  # until one holds on the views that chose it
-        for each in reversed(self._found or [self._whole]):
-            spent = self._check.cost > self._recipe.most_passes
-            if each.area > most or (spent and most < torch.inf):
-                break
-            check = self._check.sparing(each.ranks > 0.5, demanded)
-            if check.margin > 0:
-                return each, check
-            failed.append((each, check.among(chosen_by)))
-            if failed[-1][1].margin > 0:
-                most = min(most, MOST_ENLARGED * each.area)
-        chosen_by.exact, self._check = True, chosen_by
-        return max(failed, key=lambda pair: pair[1].margin)
-
-    def _cut_once_more(self, demanded: float) -> None:
-        """Cut rankings at growing areas until one holds: the last, the best, and simple ones."""
-        best = self._nearest if self._found_at is None else self._best
-        cuts = [(self._mean_logits, _around(min(self._steering.area, self._best.area)))]
-        if best is not None:
-            cuts.append((best.ranks, _around(best.area)))
-        if self._found_at is None:
-            # The area may have fallen so far that the steps could not rank what is missing.
-            cuts += [(logits, _around(area)) for logits, area in self._larger]
-        # Attribution and a disc are what masks are compared with: ours need be no larger.
-        disc = centred_disc(self.problem.classifier, self.problem.x, self.problem.label)
-        cuts += [(self._guess, GUESSED_AREAS), (disc, GUESSED_AREAS)]
-        for logits, areas in cuts:
-            for area in areas:
-                if area >= self._best.area:
-                    break
-                candidate = self._tried(logits, area, demanded)
-                if candidate.margin > 0:
-                    self._remember(candidate)
-                    break
-
-    def _relaxed(self) -> Tensor:
-        """Of a few level sets of the last logits the smallest that holds on most views."""
-        self._check.demanded = 0.0
-        for area in (each for each in RELAXED_AREAS if each < self._whole.area):
-            ranks = self._cut(self._mean_logits, area)
-            mask = ranks > 0.5
-            share = self._check.share(mask)
-            if share >= self._recipe.acceptable and self._check.fixed().holds(mask):
-                return ranks
-        return self._whole.ranks
-
-
-def _around(area: float) -> tuple[float, ...]:
-    return tuple(factor * area for factor in LAST_FACTORS)
