@@ -112,18 +112,47 @@ def test_two_draws_in_a_step_are_of_opposite_sign(detector: expcam.Classifier) -
     assert all(twice == opposite for twice, opposite in pairs)
 
 
-def test_a_fixed_background_is_seen_beside_the_hard_mask_later_on(
+def test_beside_noise_a_fixed_background_is_seen_with_the_hard_mask_later_on(
     detector: expcam.Classifier,
 ) -> None:
-    x, soft = torch.ones(3, 32, 32), []
+    x, soft = torch.ones(3, 32, 32), {}
+    with frozen(detector.module):
+        recipe = ConstrainedRecipe(steps=(60, 60))
+        search = Search(pose(detector, x, None), recipe, Task("robust", None, seed=0))
+        for step in range(60):
+            views = search._steering.views
+            for view, composite in zip(views, one_step(search), strict=True):
+                if view == "zero":  # the mean colour is 0, so that the composite is the mask
+                    soft[step] = bool(((composite > 0.1) & (composite < 0.9)).any())
+    assert min(soft) < 0.4 * 60 <= max(soft)
+    assert soft == {step: step < 0.4 * 60 for step in soft}
+
+
+@pytest.mark.parametrize(("objective", "share"), [("robust", 1.0), ("sufficient", 0.2)])
+def test_without_noise_the_edge_is_narrow_from_the_start(
+    objective: str, share: float, detector: expcam.Classifier
+) -> None:
+    # Where logits fall evenly, so many ranks on either side of the edge are between on and off.
+    generator = FreeLogits(32)
+    with torch.no_grad():
+        generator.residual.copy_(torch.linspace(1, 0, 32 * 32).view_as(generator.residual))
+    problem = pose(detector, torch.ones(3, 32, 32), None)
+    search = Search(problem, ConstrainedRecipe(first_area=0.2), Task(objective, None, seed=0))
+    search._generator = generator
+    search.propose()
+    soft = (search._kept[0] > 0.05) & (search._kept[0] < 0.95)
+    outside = int((soft & (search._kept[0] < 0.5)).sum())
+    assert outside == pytest.approx(share * 0.2 * 32 * 32, abs=4)
+
+
+def test_without_noise_the_steps_never_see_the_hard_mask(detector: expcam.Classifier) -> None:
+    problem = pose(detector, torch.ones(3, 32, 32), None)
     with frozen(detector.module):
         recipe = ConstrainedRecipe(steps=(10, 10))
-        search = Search(pose(detector, x, None), recipe, Task("sufficient", None, seed=0))
+        search = Search(problem, recipe, Task("sufficient", None, seed=0))
         for _ in range(10):
-            # The mean colour is 0, so that the composite is the mask.
-            mask = one_step(search)
-            soft.append(bool(((mask > 0.1) & (mask < 0.9)).any()))
-    assert soft == [True] * 4 + [False] * 6
+            mask = one_step(search)  # the mean colour is 0
+            assert ((mask > 0.1) & (mask < 0.9)).any()
 
 
 @pytest.mark.parametrize("budget", [None, 30 / 1024])
@@ -137,7 +166,12 @@ def test_specks_are_left_out_later_on_unless_the_area_is_given(
         generator.residual[0, 0, 20, 20:25] = 1.0
     monkeypatch.setattr(solver, "fitted", lambda *given: generator)
     recipe = ConstrainedRecipe(
-        steps=(10, 10), first_area=30 / 1024, response=(0.0, 0.0), speck=0.2, residual_rate=0.0
+        steps=(10, 10),
+        binary_from=(0.4, 0.4),
+        first_area=30 / 1024,
+        response=(0.0, 0.0),
+        speck=0.2,
+        residual_rate=0.0,
     )
     seen, learns = [], []
     with frozen(detector.module):

@@ -27,11 +27,13 @@ class ConstrainedRecipe:
             gradient of the residual logits is smoothed at first; it falls to half of that.
         averaging: Decay of the running mean of the logits, which is what masks are cut from.
         softest: At the first step, how many pixels on either side of the mask's edge are neither
-            on nor off, as a share of the mask; see `project`.
-        hardest: The same at the last step.
-        binary_from: Share of the steps after which the mask is seen as it would be cut: fixed
-            backgrounds beside the hard mask, and all without specks, with straight-through
-            gradients.
+            on nor off, as a share of the mask, see `project`; and where a mask need only keep
+            the label on backgrounds that do not vary.
+        hardest: The same at the last step, in both cases.
+        binary_from: Share of the steps after which the mask is seen as it would be cut, in these
+            two cases: fixed backgrounds beside the hard mask, and all without specks, with
+            straight-through gradients. Some masks on backgrounds that do not vary never recovered
+            from this change; an edge that is narrow from the start needs none.
         speck: A connected piece with less than this share of the mask's pixels is left out, unless
             an exact area is asked for.
         first_area: Where the area starts.
@@ -86,9 +88,9 @@ class ConstrainedRecipe:
     momentum: float = 0.7
     smoothing: float = 0.012
     averaging: float = 0.8
-    softest: float = 1.0
+    softest: tuple[float, float] = (1.0, 0.2)
     hardest: float = 0.05
-    binary_from: float = 0.4
+    binary_from: tuple[float, float] = (0.4, 1.0)
     speck: float = 0.04
     first_area: float = 0.2
     descent: float = 0.22

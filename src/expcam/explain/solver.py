@@ -25,8 +25,9 @@ those that refute a mask are few, and chance would hardly show them.
 Where a mask ends it is soft at first and hardens as the training goes on. Straight-through
 gradients alone, taken at a hard mask, mislead: what a pixel far from the mask's edge would do
 when it is switched on is not seen in a derivative taken where it is off. But what is learned
-beside a fixed background with a soft edge alone need not hold without it, by several logits; so
-that later on such backgrounds are seen beside the hard mask.
+beside a fixed background with a wide soft edge alone need not hold without it, by several logits;
+so that such backgrounds are later on seen with the hard mask. Where there is nothing else to look
+at, a narrow edge from the start does better.
 
 Pieces with next to nothing of a mask make it hard to read, and are little missed. Masks are cut
 without them, and later steps see them so. Only where no mask is found that way do they stay.
@@ -141,6 +142,8 @@ class Search:
         self._recipe, self._budget = recipe, task.area
         asked = OBJECTIVES[task.objective]
         self._steering = Steering(asked, recipe, budget=task.area, allowed=problem.allowed)
+        fixed = not self._steering.random and not asked.removal
+        self._softest, self._binary_from = recipe.softest[fixed], recipe.binary_from[fixed]
         self._rng = bg.training_rng(task.seed)
         speck = recipe.speck if task.area is None else 0.0
         self._masks = Candidates(problem.allowed, Check(problem, asked, self._rng), speck)
@@ -172,9 +175,9 @@ class Search:
         self._logits = logits.detach()
         before = self._mean_logits if self._step else self._logits
         self._mean_logits: Tensor = before.lerp(self._logits, 1 - recipe.averaging)
-        softness = recipe.softest * (recipe.hardest / recipe.softest) ** self._progress
+        softness = self._softest * (recipe.hardest / self._softest) ** self._progress
         keep = project(logits, self.problem.allowed, steering.area, softness)
-        if self._masks.speck and self._progress >= recipe.binary_from:
+        if self._masks.speck and self._progress >= self._binary_from:
             keep = keep - keep.detach() * self._masks.specks(keep)
         self._kept = [self._as_seen(keep, view) for view in steering.views]
         drawn: dict[str, Tensor] = {}
@@ -186,7 +189,7 @@ class Search:
 
     def _as_seen(self, keep: Tensor, view: str) -> Tensor:
         """What a step takes for the mask, ``(H, W)``, of which ``keep`` are the probabilities."""
-        if view in bg.RANDOM or self._progress < self._recipe.binary_from:
+        if view in bg.RANDOM or self._progress < self._binary_from:
             return keep
         # Noise differs from draw to draw; on what stays the same the steps would learn to live
         # off the soft edge, which no hard mask has.
