@@ -129,7 +129,7 @@ def test_beside_noise_a_fixed_background_is_seen_with_the_hard_mask_later_on(
 
 
 @pytest.mark.parametrize(("objective", "share"), [("robust", 1.0), ("sufficient", 0.2)])
-def test_without_noise_the_edge_is_narrow_from_the_start(
+def test_the_edge_is_narrow_from_the_start_for_grey_alone(
     objective: str, share: float, detector: expcam.Classifier
 ) -> None:
     # Where logits fall evenly, so many ranks on either side of the edge are between on and off.
@@ -145,7 +145,7 @@ def test_without_noise_the_edge_is_narrow_from_the_start(
     assert outside == pytest.approx(share * 0.2 * 32 * 32, abs=4)
 
 
-def test_without_noise_the_steps_never_see_the_hard_mask(detector: expcam.Classifier) -> None:
+def test_the_steps_never_see_the_hard_mask_for_grey_alone(detector: expcam.Classifier) -> None:
     problem = pose(detector, torch.ones(3, 32, 32), None)
     with frozen(detector.module):
         recipe = ConstrainedRecipe(steps=(10, 10))

@@ -142,6 +142,7 @@ class Search:
         self._recipe, self._budget = recipe, task.area
         asked = OBJECTIVES[task.objective]
         self._steering = Steering(asked, recipe, budget=task.area, allowed=problem.allowed)
+        # Only such backgrounds are looked at: neither noise nor the image without the mask.
         fixed = not self._steering.random and not asked.removal
         self._softest, self._binary_from = recipe.softest[fixed], recipe.binary_from[fixed]
         self._rng = bg.training_rng(task.seed)
