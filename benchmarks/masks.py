@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 import expcam
-from expcam.classifier.bfloat16 import InBfloat16
 from expcam.classifier.frozen import frozen
+from expcam.classifier.precision import InBfloat16
 from expcam.explain.backgrounds import evaluation_backgrounds
 from expcam.explain.baselines import BASELINES
 from expcam.explain.metrics import LEVELS, level_set, predictions

@@ -10,10 +10,10 @@ import expcam
 from expcam.classifier.frozen import frozen
 from expcam.classifier.images import ImageSource
 from expcam.explain.problem import pose, respond
-from expcam.explain.progress import silent
 from expcam.explain.settings import ConstrainedRecipe
 from expcam.explain.solver import Search, solve_constrained
 from expcam.explain.task import Solution, Task
+from expcam.progress import silent
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"

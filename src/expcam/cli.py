@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from expcam.circuits.verification import CircuitCheck
     from expcam.classifier.model import Classifier
     from expcam.explain.explanation import Explanation
-    from expcam.explain.progress import Progress
+    from expcam.progress import Progress
 
 MISTAKE, NOT_KEPT, INTERRUPTED = 2, 3, 130
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
+from tests.explain.test_taps import hooks
 
 import expcam
 from expcam.errors import ClassifierError
 from expcam.explain.baselines import BASELINES, gradcam
-from tests.explain.test_taps import hooks
 from tests.helpers import red_square
 
 

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 import expcam
-from expcam.classifier.bfloat16 import InBfloat16
 from expcam.classifier.frozen import frozen
+from expcam.classifier.precision import InBfloat16
 from expcam.explain import backgrounds as bg
 from expcam.explain.checks import ROUNDING, Check, leads
 from expcam.explain.objectives import OBJECTIVES

@@ -8,12 +8,12 @@ from expcam.explain.candidates import Candidate
 from expcam.explain.checks import Check
 from expcam.explain.objectives import CHECKS
 from expcam.explain.problem import pose
-from expcam.explain.progress import silent
 from expcam.explain.pruning import Pruned, prune
 from expcam.explain.settings import ConstrainedRecipe
 from expcam.explain.solver import Search, solve_constrained
 from expcam.explain.steering import Steering
 from expcam.explain.task import Task
+from expcam.progress import silent
 from tests.helpers import one_step, red_square, solved
 
 

@@ -3,8 +3,8 @@ import torch
 import expcam
 from expcam.classifier.frozen import frozen
 from expcam.explain.problem import pose
-from expcam.explain.progress import silent
 from expcam.explain.published import PublishedRecipe, solve_published
+from expcam.progress import silent
 from tests.helpers import red_square
 
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.explain.test_taps import hooks
 from torch import nn
 
 import expcam
@@ -13,7 +14,6 @@ from expcam.explain.published import PublishedRecipe, solve_published
 from expcam.explain.recipes import RECIPES
 from expcam.explain.settings import ConstrainedRecipe
 from expcam.explain.solver import solve_constrained
-from tests.explain.test_taps import hooks
 from tests.helpers import EXAMPLES, red_square
 
 

@@ -14,11 +14,11 @@ from expcam.explain.checks import Check
 from expcam.explain.generators import FreeLogits
 from expcam.explain.objectives import RECIPE_NAMES
 from expcam.explain.problem import pose
-from expcam.explain.progress import silent
 from expcam.explain.recipes import RECIPES
 from expcam.explain.settings import ConstrainedRecipe
 from expcam.explain.solver import Search, solve_constrained
 from expcam.explain.task import Task
+from expcam.progress import silent
 from tests.helpers import one_step, red_square, solved
 
 

@@ -17,7 +17,7 @@ from expcam.classifier.frozen import frozen
 from expcam.classifier.images import ImageSource
 from expcam.classifier.model import Classifier
 from expcam.errors import OptionError
-from expcam.explain.progress import Progress, silent
+from expcam.progress import Progress, silent
 
 INSIDE = 0.9
 """A crop holds this share of the gradient of where a channel fires most."""

@@ -23,9 +23,8 @@ from expcam.circuits.measuring import measure
 from expcam.circuits.recording import record
 from expcam.circuits.scores import EDGE_SCORES, NODE_SCORES, weight_norms
 from expcam.circuits.wiring import Wiring
-from expcam.classifier.model import Classifier
+from expcam.classifier.model import BATCH, Classifier
 from expcam.errors import OptionError
-from expcam.explain.metrics import BATCH
 
 WEIGHT = "weight"
 """Method: the channels with the largest weights, whatever the image."""

@@ -18,7 +18,7 @@ from expcam.classifier.images import ImageSource
 from expcam.classifier.model import Classifier
 from expcam.errors import OptionError
 from expcam.explain.explanation import Explanation
-from expcam.explain.progress import Progress, silent
+from expcam.progress import Progress, silent
 
 SIZES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 """Shares of each layer's parts that are kept, or removed."""

@@ -25,6 +25,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 PHOTO_SIDE = 448
 """Pixels; photographs are shown at least this large."""
 
+BATCH = 32
+"""So many perturbed inputs are run at a time where no gradient is needed."""
+
 LEADING = 1
 """Index of the first class in the logits of `Classifier.between`."""
 

@@ -44,7 +44,7 @@ def gradcam(classifier: Classifier, x: Tensor, label: int) -> Tensor:
     import torch
 
     from expcam.classifier.frozen import frozen
-    from expcam.explain.taps import stage_outputs
+    from expcam.classifier.taps import stage_outputs
 
     with frozen(classifier.module), torch.inference_mode():
         _, outputs = stage_outputs(classifier, x)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from expcam.classifier.model import BATCH
 from expcam.explain import backgrounds as bg
-from expcam.explain.metrics import BATCH
 from expcam.explain.objectives import Objective
 from expcam.explain.problem import Problem
 

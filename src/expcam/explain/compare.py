@@ -15,7 +15,7 @@ from expcam.explain.backgrounds import evaluation_backgrounds
 from expcam.explain.baselines import BASELINES, DEFAULT_METHODS
 from expcam.explain.explanation import Explanation
 from expcam.explain.metrics import smallest_level
-from expcam.explain.progress import Progress, silent
+from expcam.progress import Progress, silent
 
 OURS = "expcam"
 COLUMNS = ("method", "title", "area_kept", "area_robust", "seconds", "attribution")

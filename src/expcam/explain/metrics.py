@@ -6,10 +6,9 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
-from expcam.classifier.model import Classifier
+from expcam.classifier.model import BATCH, Classifier
 from expcam.explain.backgrounds import evaluation_backgrounds, evaluation_draws
 
-BATCH = 32
 LEVELS = (
     *(0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2),
     *(0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),

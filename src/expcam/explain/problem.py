@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from expcam.classifier.model import LEADING, Classifier
-from expcam.classifier.smoothing import SmoothedGradients
+from expcam.classifier.taps import stage_outputs, tapped
 from expcam.errors import ClassifierError, TargetError
-from expcam.explain.taps import stage_outputs, tapped
 from expcam.explain.terms import Reference
+from expcam.search.gradients import SmoothedGradients
 
 FORWARD = 1 / 3
 """A forward pass alone, in units of a forward and a backward pass."""

@@ -14,10 +14,10 @@ from expcam.explain import backgrounds as bg
 from expcam.explain.generators import seeded
 from expcam.explain.objectives import PUBLISHED
 from expcam.explain.problem import Problem, respond
-from expcam.explain.progress import Progress
 from expcam.explain.projection import straight_through
 from expcam.explain.task import Solution
 from expcam.explain.terms import Observation, objective
+from expcam.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,11 @@ from expcam.explain.objectives import (
     PUBLISHED_RECIPE,
 )
 from expcam.explain.problem import Problem
-from expcam.explain.progress import Progress
 from expcam.explain.published import PublishedRecipe, solve_published
 from expcam.explain.settings import ConstrainedRecipe
 from expcam.explain.solver import solve_constrained
 from expcam.explain.task import Solution, Task
+from expcam.progress import Progress
 
 Recipe = Callable[[Sequence[Problem], Task, Progress], list[Solution]]
 """Solves several problems of one classifier and image size."""

@@ -24,9 +24,9 @@ from expcam.explain.objectives import (
     PUBLISHED_RECIPE,
 )
 from expcam.explain.problem import FORWARD, Problem, pose
-from expcam.explain.progress import Progress, silent
 from expcam.explain.recipes import RECIPES, check_options
 from expcam.explain.task import Task
+from expcam.progress import Progress, silent
 
 LARGEST_INSTANCE = 0.5
 CHUNKS = {"cpu": 4}

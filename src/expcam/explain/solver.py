@@ -38,7 +38,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from expcam.classifier.bfloat16 import InBfloat16, computes_in_bfloat16
+from expcam.classifier.precision import InBfloat16, computes_in_bfloat16
 from expcam.explain import backgrounds as bg
 from expcam.explain.candidates import Candidate, Candidates
 from expcam.explain.checks import Check, leads
@@ -48,13 +48,13 @@ from expcam.explain.guess import first_guess
 from expcam.explain.memory import out_of_memory
 from expcam.explain.objectives import OBJECTIVES
 from expcam.explain.problem import Problem, Response, respond
-from expcam.explain.progress import Progress
 from expcam.explain.projection import project, straight_through
 from expcam.explain.settings import ConstrainedRecipe
 from expcam.explain.steering import COUNTEREXAMPLE, REMOVAL, Steering
 from expcam.explain.task import Solution, Task
 from expcam.explain.terms import Observation, objective
 from expcam.explain.updates import Updates
+from expcam.progress import Progress
 
 MATCHING = {"act", "kl", "rob"}
 """Terms that compare with what the classifier makes of the whole image."""

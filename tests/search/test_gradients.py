@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import expcam
 from expcam.classifier.frozen import frozen
-from expcam.classifier.smoothing import SmoothedGradients
+from expcam.search.gradients import SmoothedGradients
 from tests.helpers import EXAMPLES
 
 

@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from expcam.classifier.bfloat16 import (
+from expcam.classifier.frozen import frozen
+from expcam.classifier.precision import (
     InBfloat16,
     computes_in_bfloat16,
     without_batch_norms,
 )
-from expcam.classifier.frozen import frozen
 
 
 def test_which_cpus_compute_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:

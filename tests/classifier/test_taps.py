@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import expcam
+from expcam.classifier.taps import stage_outputs, tapped
 from expcam.errors import ClassifierError
-from expcam.explain.taps import stage_outputs, tapped
 from tests.helpers import red_square
 
 
