@@ -1,8 +1,11 @@
 """What several tests need: classifiers, one explanation of a real photograph, a browser."""
 
+from __future__ import annotations
+
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +14,11 @@ import pytest
 import torch
 
 import expcam
-from expcam.circuits.evidence import circuit_maps
-from expcam.circuits.formats import Node
-from expcam.circuits.verification import CircuitCheck
 from tests.helpers import EXAMPLES, SHARED, RedDetector
+
+if TYPE_CHECKING:
+    from expcam.circuits.formats import Node
+    from expcam.circuits.verification import CircuitCheck
 
 
 @pytest.fixture
@@ -53,6 +57,8 @@ def cat_check(
 def cat_maps(
     bundled: expcam.Classifier, cat: expcam.Explanation, cat_circuit: expcam.Circuit
 ) -> list[tuple[Node, npt.NDArray[np.float32]]]:
+    from expcam.circuits.evidence import circuit_maps
+
     return circuit_maps(bundled, torch.from_numpy(cat.input), cat_circuit, count=3)
 
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from expcam.classifier.frozen import frozen
+from expcam.classifier.frozen import frozen, require_autograd
+from expcam.errors import ClassifierError
 
 
 def model() -> nn.Sequential:
@@ -32,3 +33,14 @@ def test_everything_is_put_back(fails: bool) -> None:
     assert [p.requires_grad for p in net.parameters()] == [True, False, True, True]
     assert net[0].weight.grad is grad
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_what_needs_gradients_says_so_in_inference_mode() -> None:
+    require_autograd("a mask")
+    with torch.no_grad():
+        require_autograd("a mask")
+    with (
+        torch.inference_mode(),
+        pytest.raises(ClassifierError, match=r"a mask needs gradients: .* torch\.inference_mode"),
+    ):
+        require_autograd("a mask")

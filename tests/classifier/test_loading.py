@@ -88,43 +88,6 @@ def test_weights_from_a_file(tmp_path: Path, suffix: str) -> None:
     assert loaded.labels[281] == "tabby"
 
 
-def test_weights_that_do_not_fit(tmp_path: Path) -> None:
-    state = {
-        "fc.weight": torch.zeros(10, 512),
-        "extra": torch.zeros(1),
-    }
-    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
-    with pytest.raises(ClassifierError) as caught:
-        expcam.load_classifier("resnet18", tmp_path / "w.safetensors")
-    message = str(caught.value)
-    assert "do not fit model `resnet18`" in message
-    assert "1 unexpected (extra…)" in message
-    assert "fc.weight (10, 512) instead of (1000, 512)" in message
-
-
-class Trap:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return (print, ("unpickled",))
-
-
-def test_files_that_are_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ClassifierError, match="no such weights file"):
-        loading.read_state_dict(tmp_path / "none.pt")
-    (tmp_path / "w.bin").touch()
-    with pytest.raises(ClassifierError, match="must end in"):
-        loading.read_state_dict(tmp_path / "w.bin")
-    (tmp_path / "w.safetensors").write_text("no tensors")
-    with pytest.raises(ClassifierError, match="cannot read weights"):
-        loading.read_state_dict(tmp_path / "w.safetensors")
-    torch.save({"a": Trap()}, tmp_path / "trap.pt")
-    with pytest.raises(ClassifierError, match="more than tensors"):
-        loading.read_state_dict(tmp_path / "trap.pt")
-    assert capsys.readouterr().out == ""
-    torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(ClassifierError, match="no state dict"):
-        loading.read_state_dict(tmp_path / "list.pt")
-
-
 def test_options_that_contradict_each_other(tmp_path: Path) -> None:
     with pytest.raises(ClassifierError, match="name it"):
         expcam.load_classifier("auto", tmp_path / "w.pt")
@@ -139,6 +102,15 @@ def test_your_own_module() -> None:
     classifier = expcam.load_classifier(module, labels=["no", "yes"], device="cpu")
     assert classifier.module is module
     assert classifier.name == "Sequential"
+
+
+def test_your_own_module_stays_where_it_is_unless_a_device_is_named() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2)).to("meta")
+    assert expcam.load_classifier(module).device.type == "meta"
+    here = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+    assert expcam.load_classifier(here, device="cpu").module is here
+    with pytest.raises(ClassifierError, match="no device `quantum`"):
+        expcam.load_classifier(here, device="quantum")
 
 
 def test_real_weights_know_a_macaque(shared: Path) -> None:

@@ -85,14 +85,47 @@ def test_without_labels_a_class_has_its_number() -> None:
     assert nameless.label_name(7) == "class 7"
 
 
-def test_between_two_classes_the_softmax_is_that_of_their_own_logits(
-    detector: expcam.Classifier,
+def test_what_was_prepared_is_taken_as_it_is_with_the_name_of_its_file(
+    bundled: expcam.Classifier,
 ) -> None:
-    x = red_square()[None]
-    pair = detector.between(1, 2)
-    with torch.no_grad():
-        all_three, two = detector.logits(x)[0], pair.logits(x)[0]
-    assert two.tolist() == [0.0, float(all_three[1] - all_three[2])]
-    assert torch.allclose(two.softmax(0), all_three[[2, 1]].softmax(0))
-    assert pair.module is detector.module
-    assert detector.logits(x).shape == (1, 3)
+    prepared = bundled.prepare(EXAMPLES / "cat.jpg")
+    assert prepared.source == "cat.jpg"
+    assert bundled.prepare(prepared) is prepared
+    assert bundled.prepare(prepared.picture).source == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "colour"),
+    [
+        ({}, (124, 116, 104)),
+        ({"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, (128, 128, 128)),
+        ({"mean": (0.0, 0.2, 1.0)}, (0, 51, 255)),
+    ],
+)
+def test_the_mean_colour_is_the_classifiers_own(
+    options: dict[str, tuple[float, ...]], colour: tuple[int, int, int]
+) -> None:
+    module = nn.Identity()
+    classifier = expcam.Classifier(module, lambda image: torch.zeros(3, 4, 4), **options)  # type: ignore[arg-type]
+    assert classifier.mean_colour == colour
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_module_in_another_floating_dtype_is_run_in_it(dtype: torch.dtype) -> None:
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    classifier = expcam.Classifier(module.to(dtype), lambda image: torch.zeros(3, 8, 8))
+    x = torch.rand(2, 3, 8, 8, requires_grad=True)
+    logits = classifier.logits(x)
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, module(x.to(dtype)).float())
+    logits[:, 1].sum().backward()
+    assert x.grad is not None
+    assert bool(x.grad.any())
+
+
+def test_a_module_without_parameters_is_run_in_the_dtype_of_its_buffers() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12, affine=False)).double().eval()
+    classifier = expcam.Classifier(module, lambda image: torch.zeros(3, 2, 2))
+    assert classifier.logits(torch.rand(1, 3, 2, 2)).dtype == torch.float32

@@ -1,13 +1,40 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
+from torchvision import models
+from torchvision.models import VisionTransformer
 
 from expcam.classifier.frozen import frozen
 from expcam.classifier.precision import (
     InBfloat16,
     computes_in_bfloat16,
+    flushed_denormals,
     without_batch_norms,
 )
+
+
+def flushed() -> bool:
+    """Whether a number below the smallest normal one becomes 0."""
+    return float(torch.full((4,), 2.0**-126).mul(0.25).sum()) == 0
+
+
+@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor cannot")
+@pytest.mark.parametrize("before", [False, True])
+def test_denormals_are_flushed_inside_the_block_alone(before: bool) -> None:
+    def interrupted() -> None:
+        with flushed_denormals(), flushed_denormals():
+            assert flushed()
+            raise KeyboardInterrupt
+
+    torch.set_flush_denormal(before)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        assert flushed() is before
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def test_which_cpus_compute_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,13 +74,21 @@ def test_tied_weights() -> None:
         assert torch.allclose(InBfloat16(module)(x), module(x), atol=0.05)
 
 
-@pytest.mark.parametrize("name", ["vit_b_16", "mobilenet_v3_small", "densenet121"])
-def test_it_gives_what_autocast_gives(name: str) -> None:
-    from torchvision import models
+def small_vit(num_classes: int) -> nn.Module:
+    return VisionTransformer(
+        image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64,
+        num_classes=num_classes,
+    )  # fmt: skip
 
+
+@pytest.mark.parametrize(
+    ("build", "side"),
+    [(small_vit, 32), (models.mobilenet_v3_small, 96), (models.densenet121, 96)],
+)
+def test_it_gives_what_autocast_gives(build: Callable[..., nn.Module], side: int) -> None:
     torch.manual_seed(0)
-    module = models.get_model(name, weights=None, num_classes=7)
-    x = torch.randn(2, 3, 224, 224)
+    module = build(num_classes=7)
+    x = torch.randn(2, 3, side, side)
     with frozen(module):
         fast = InBfloat16(module)
         with torch.autocast("cpu", torch.bfloat16):
@@ -87,8 +122,6 @@ def batch_norms(module: nn.Module) -> int:
     [("resnet18", 0), ("mobilenet_v3_small", 0), ("densenet121", 62)],
 )
 def test_batch_norms_are_folded_and_nothing_changes(name: str, left: int) -> None:
-    from torchvision import models
-
     torch.manual_seed(0)
     module = with_statistics(models.get_model(name, weights=None, num_classes=7))
     x = torch.randn(2, 3, 96, 96)

@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
+
+from expcam.errors import ClassifierError
 
 
 @contextmanager
@@ -27,3 +30,15 @@ def frozen(module: nn.Module) -> Iterator[nn.Module]:
         for parameter, requires_grad, grad in parameters:
             parameter.requires_grad_(requires_grad)
             parameter.grad = grad
+
+
+def require_autograd(what: str) -> None:
+    """Raise now, with a reason, where ``what`` is asked for and no gradient can be taken.
+
+    `torch.enable_grad` undoes `torch.no_grad`, but not `torch.inference_mode`.
+
+    Raises:
+        ClassifierError: Inside `torch.inference_mode`.
+    """
+    if torch.is_inference_mode_enabled():
+        raise ClassifierError(f"{what} needs gradients: call it outside of torch.inference_mode()")

@@ -4,18 +4,17 @@ import difflib
 import threading
 import urllib.request
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import safetensors.torch
 import torch
 import torchvision
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 from torchvision.transforms._presets import ImageClassification
 
 from expcam.classifier.bundled import WEIGHTS_FILE, SmallResNet, bundled_classes, bundled_transform
+from expcam.classifier.checkpoints import fit_weights, read_state_dict
 from expcam.classifier.model import Classifier, Transform
 from expcam.errors import ClassifierError, ExpcamWarning
 
@@ -45,19 +44,20 @@ def load_classifier(
         transform: Maps a PIL image to the normalised tensor ``(3, H, W)``; where None, the one
             that torchvision publishes for the model.
         labels: Class names in the order of the logits; where None, the model's published ones.
-        device: ``"cpu"``, ``"cuda"``, ``"mps"``…; where None, the best one there is, or where
-            your own module lies.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"``…; where None, the best one there is. Your own
+            module stays where it is, unless you name a device: then it is moved there.
 
     Raises:
         ClassifierError: Unknown model, weights that cannot be had, read or fitted, no such device.
     """
     place = resolve_device(device)
     if isinstance(model, nn.Module):
-        own = model if device is None else model.to(place)
+        name = type(model).__name__
         if weights not in ("default", None):
-            fit_weights(model, read_state_dict(weights), str(weights), type(model).__name__)
-        preset = transform or ImageClassification(crop_size=224)
-        return Classifier(own, preset, labels, name=type(model).__name__)
+            fit_weights(model, read_state_dict(weights), str(weights), name)
+        if device is not None:
+            model.to(place)
+        return Classifier(model, transform or ImageClassification(crop_size=224), labels, name=name)
     if model == AUTO and weights != "default":
         raise ClassifierError("weights belong to a model: name it, for instance `resnet18`")
     if model == AUTO:
@@ -113,66 +113,6 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         here = ", ".join(kind for kind, there in available.items() if there)
         raise ClassifierError(f"no device `{device}` on this machine; it has: {here}")
     return place
-
-
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict from ``.safetensors``, or from ``.pt``/``.pth`` without unpickling code.
-
-    A checkpoint's ``state_dict`` or ``model`` entry and a ``module.`` prefix are unwrapped.
-
-    Raises:
-        ClassifierError: No such file, another suffix, or a file that holds no state dict.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise ClassifierError(f"no such weights file: `{file}`")
-    suffix = file.suffix.lower()
-    if suffix not in (".safetensors", ".pt", ".pth"):
-        raise ClassifierError(
-            f"weights file `{file}` must end in .safetensors, .pt or .pth, not `{suffix}`"
-        )
-    try:
-        if suffix == ".safetensors":
-            state: object = safetensors.torch.load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ClassifierError(f"cannot read weights `{file}`: {reason}") from error
-    except Exception as error:
-        # torch.load raises pickle's errors for files that hold more than tensors.
-        raise ClassifierError(f"`{file}` holds more than tensors, which is not loaded") from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ClassifierError(f"`{file}` holds no state dict (names and tensors)")
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
-
-
-def fit_weights(module: nn.Module, state: Mapping[str, Tensor], file: str, model: str) -> None:
-    """Load ``state`` into ``module``, which must have just these names and shapes.
-
-    Raises:
-        ClassifierError: Missing, unexpected or differently shaped tensors, each kind counted
-            with its first name.
-    """
-    own = module.state_dict()
-    ignored = "num_batches_tracked"
-    missing = [name for name in own if name not in state and not name.endswith(ignored)]
-    unexpected = [name for name in state if name not in own]
-    reshaped = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    wrong = [f"{len(names)} {kind} ({names[0]}…)" for kind, names in kinds.items() if names]
-    if wrong:
-        raise ClassifierError(
-            f"weights `{file}` do not fit model `{model}`: tensors {', '.join(wrong)}"
-        )
-    module.load_state_dict(state, strict=False)
 
 
 def _best_available() -> str:

@@ -2,11 +2,13 @@
 
 import copy
 import difflib
+import itertools
 import math
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from torchvision.transforms._presets import ImageClassification
 from torchvision.transforms.functional import center_crop, resize
 
+from expcam.classifier.contrast import Pair
 from expcam.classifier.images import ImageSource, open_image
 from expcam.errors import ClassifierError, ImageError, TargetError
 
@@ -27,9 +30,6 @@ PHOTO_SIDE = 448
 
 BATCH = 32
 """So many perturbed inputs are run at a time where no gradient is needed."""
-
-LEADING = 1
-"""Index of the first class in the logits of `Classifier.between`."""
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -43,11 +43,13 @@ class Prepared:
         picture: The same pixels as uint8 ``(H, W, 3)``.
         photo: The same field of view in finer pixels, uint8 ``(k H, k W, 3)`` with an integer
             ``k``; the picture itself where the transform does not tell its field of view.
+        source: Name of the image's file; empty where it was no file.
     """
 
     input: Tensor
     picture: npt.NDArray[np.uint8]
     photo: npt.NDArray[np.uint8]
+    source: str = ""
 
 
 class Classifier:
@@ -55,7 +57,8 @@ class Classifier:
 
     Args:
         module: Maps ``(batch, 3, H, W)`` to logits ``(batch, classes)``. It stays yours: it is
-            run in evaluation mode and left as it was.
+            run where it lies, in its own floating dtype and in evaluation mode, and is left as it
+            was.
         transform: Maps a PIL image to the normalised tensor ``(3, H, W)``.
         labels: Readable class names in the order of the logits; without them a class is called
             ``class 7``.
@@ -84,7 +87,7 @@ class Classifier:
         self.name = name
         self.mean = tuple(mean or (preset.mean if preset else IMAGENET_MEAN))
         self.std = tuple(std or (preset.std if preset else IMAGENET_STD))
-        self._pair: tuple[int, int] | None = None
+        self._pair: Pair | None = None
 
     @property
     def compares(self) -> bool:
@@ -93,20 +96,29 @@ class Classifier:
 
     @property
     def device(self) -> torch.device:
-        """Where the module's parameters are."""
-        parameter = next(self.module.parameters(), None)
-        return torch.device("cpu") if parameter is None else parameter.device
+        """Where the module's weights are."""
+        weight = next(_weights(self.module), None)
+        return torch.device("cpu") if weight is None else weight.device
 
-    def prepare(self, image: ImageSource | Tensor) -> Prepared:
+    @property
+    def mean_colour(self) -> tuple[int, int, int]:
+        """What 0 in normalised space looks like: the colour (0 to 255) of removed pixels."""
+        red, green, blue = self.picture(torch.zeros(3, 1, 1))[0, 0].tolist()
+        return red, green, blue
+
+    def prepare(self, image: ImageSource | Tensor | Prepared) -> Prepared:
         """Transform an image for the classifier.
 
         Args:
-            image: A path, PIL image or array (see `open_image`); or a float tensor ``(3, H, W)``
-                that has been transformed and normalised already.
+            image: A path, PIL image or array (see `open_image`); a float tensor ``(3, H, W)``
+                that has been transformed and normalised already; or what this method gave before,
+                which is given back as it is.
 
         Raises:
             ImageError: The image cannot be read, or the tensor is none that a classifier takes.
         """
+        if isinstance(image, Prepared):
+            return image
         photo = None
         if isinstance(image, Tensor):
             x = image.detach()
@@ -124,7 +136,12 @@ class Classifier:
         if not torch.isfinite(x).all():
             raise ImageError("the image holds NaN or infinite values")
         picture = self.picture(x)
-        return Prepared(input=x, picture=picture, photo=picture if photo is None else photo)
+        return Prepared(
+            input=x,
+            picture=picture,
+            photo=picture if photo is None else photo,
+            source=Path(image).name if isinstance(image, str | Path) else "",
+        )
 
     def picture(self, x: Tensor) -> npt.NDArray[np.uint8]:
         """Show a normalised ``(3, H, W)`` tensor as uint8 ``(H, W, 3)``."""
@@ -141,7 +158,9 @@ class Classifier:
         return shown
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits ``(batch, classes)`` of normalised images ``(batch, 3, H, W)``.
+        """Logits ``(batch, classes)`` of normalised images ``(batch, 3, H, W)``, in their dtype.
+
+        With only two classes to choose from (see `between`) there are two.
 
         Raises:
             ClassifierError: The module does not give one finite row of logits per image.
@@ -150,7 +169,8 @@ class Classifier:
 
     def all_logits(self, x: Tensor) -> Tensor:
         """The same of all classes, also where there are only two to choose from."""
-        output = self.module(x)
+        weight = next(_weights(self.module), None)
+        output = self.module(x if weight is None else x.to(weight.dtype))
         if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x):
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ClassifierError(
@@ -163,14 +183,11 @@ class Classifier:
             )
         if not torch.isfinite(output).all():
             raise ClassifierError(f"classifier `{self.name}` gives NaN or infinite logits")
-        return output
+        return output.to(x.dtype)
 
     def chosen(self, logits: Tensor) -> Tensor:
-        """Logits ``(batch, 2)`` of the pair, where there is one; of all classes as they are."""
-        if self._pair is None:
-            return logits
-        lead = logits[:, self._pair[0]] - logits[:, self._pair[1]]
-        return torch.stack([torch.zeros_like(lead), lead], 1)
+        """Logits of the classes that there are to choose from, out of those of all classes."""
+        return logits if self._pair is None else self._pair.logits(logits)
 
     def with_module(self, module: nn.Module) -> "Classifier":
         """The same classifier with another module in place of its own."""
@@ -179,14 +196,9 @@ class Classifier:
         return other
 
     def between(self, first: int, second: int) -> "Classifier":
-        """The same classifier when it has only two classes to choose from.
-
-        Its `logits` are 0 and how far the first class leads the second, which has index 1
-        (`LEADING`) there: the softmax of the two classes' own logits is the same, a gradient
-        explains the difference, and a tie goes to the second class.
-        """
+        """The same classifier when it has only two classes to choose from; see `Pair.logits`."""
         pair = copy.copy(self)
-        pair._pair = (first, second)
+        pair._pair = Pair(first, second)
         return pair
 
     def label_name(self, label: int) -> str:
@@ -231,6 +243,12 @@ class Classifier:
         near += [name for name in names if wanted in name and name not in near][: 3 - len(near)]
         hint = f"; did you mean {', '.join(near)}?" if near else "; give its label or its index"
         raise TargetError(f"unknown class `{target}` of classifier `{self.name}`{hint}")
+
+
+def _weights(module: nn.Module) -> Iterator[Tensor]:
+    """Its floating parameters, then its floating buffers."""
+    every = itertools.chain(module.parameters(), module.buffers())
+    return (each for each in every if each.is_floating_point())
 
 
 def _field_of_view(image: Image.Image, preset: ImageClassification) -> npt.NDArray[np.uint8]:

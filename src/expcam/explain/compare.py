@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from expcam.classifier.frozen import frozen
-from expcam.classifier.model import LEADING, Classifier
+from expcam.classifier.contrast import LEADING
+from expcam.classifier.model import Classifier
 from expcam.errors import OptionError
 from expcam.explain.backgrounds import evaluation_backgrounds
 from expcam.explain.baselines import BASELINES, DEFAULT_METHODS

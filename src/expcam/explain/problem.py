@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from expcam.classifier.model import LEADING, Classifier
+from expcam.classifier.contrast import LEADING
+from expcam.classifier.model import Classifier
 from expcam.classifier.taps import stage_outputs, tapped
 from expcam.errors import ClassifierError, TargetError
 from expcam.explain.terms import Reference

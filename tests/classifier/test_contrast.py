@@ -1,0 +1,27 @@
+import torch
+
+import expcam
+from expcam.classifier.contrast import LEADING, Pair
+from tests.helpers import red_square
+
+
+def test_the_margin_stands_at_the_leading_index_and_a_tie_goes_to_the_second_class() -> None:
+    logits = torch.tensor([[1.0, 4.0, -2.0], [3.0, 3.0, 9.0]])
+    pair = Pair(1, 0).logits(logits)
+    assert pair.tolist() == [[0.0, 3.0], [0.0, 0.0]]
+    assert (pair.argmax(1) == LEADING).tolist() == [True, False]
+
+
+def test_between_two_classes_the_softmax_is_that_of_their_own_logits(
+    detector: expcam.Classifier,
+) -> None:
+    x = red_square()[None]
+    pair = detector.between(1, 2)
+    with torch.no_grad():
+        all_three, two = detector.logits(x)[0], pair.logits(x)[0]
+    assert two.tolist() == [0.0, float(all_three[1] - all_three[2])]
+    assert torch.allclose(two.softmax(0), all_three[[2, 1]].softmax(0))
+    assert pair.module is detector.module
+    assert detector.logits(x).shape == (1, 3)
+    assert pair.compares
+    assert not detector.compares
