@@ -6,7 +6,8 @@ import pytest
 
 import expcam
 from expcam.errors import OptionError
-from expcam.graphs.exports import WRITERS, Finding, writer_for
+from expcam.graphs.exports import WRITERS, writer_for
+from expcam.graphs.finding import Finding
 
 
 @pytest.fixture

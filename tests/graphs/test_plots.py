@@ -26,3 +26,13 @@ def test_a_row_of_pictures_has_one_per_method(
     assert len(expcam.plot_explanation(cat).axes) == 3
     figure = expcam.plot_explanation(cat, cat_table)
     assert len(figure.axes) == 3 + len(cat_table) - 1
+
+
+def test_a_method_that_did_not_run_has_its_reason_in_place_of_a_picture(
+    cat: expcam.Explanation, failed_table: pd.DataFrame
+) -> None:
+    figure = expcam.plot_explanation(cat, failed_table)
+    shown, absent = figure.axes[-2], figure.axes[-1]
+    assert len(shown.images) == 1
+    assert len(absent.images) == 0
+    assert " ".join(absent.texts[0].get_text().split()) == "no feature map"

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -7,6 +8,7 @@ import pytest
 import expcam
 from expcam.circuits.verification import CircuitCheck
 from expcam.errors import FileFormatError
+from expcam.graphs import report, wording
 from expcam.graphs.report import report_html
 
 
@@ -58,3 +60,30 @@ def test_a_circuit_that_was_not_tested_or_not_followed_is_called_so(
     assert "no channel was ablated" not in page
     assert "<code>conv1:3</code>" in page
     assert "a &lt;b&gt;reason&lt;/b&gt;); edges come from gradients" in page
+
+
+def test_a_method_that_did_not_run_has_its_reason_in_the_table_and_no_picture(
+    cat: expcam.Explanation, cat_circuit: expcam.Circuit, failed_table: pd.DataFrame
+) -> None:
+    table = failed_table.assign(reason=["", "", "needs a <feature> map"])
+    page = report_html(cat, cat_circuit, table)
+    assert '<td>Grad-CAM</td><td colspan="3" class="soft">needs a &lt;feature&gt; map</td>' in page
+    assert 'alt="Integrated Gradients"' in page
+    assert 'alt="Grad-CAM"' not in page
+    assert "nan" not in page.split("</table>")[0].split("<table")[1]
+
+
+def test_the_number_of_backgrounds_is_the_one_that_was_used(
+    cat: expcam.Explanation,
+    cat_circuit: expcam.Circuit,
+    cat_table: pd.DataFrame,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (report, wording):
+        monkeypatch.setattr(module, "EVALUATION", ("zero", "blur", "normal"))
+    robust = dataclasses.replace(cat, kept=True, robustness=1.0)
+    page = report.report_html(robust, cat_circuit, cat_table)
+    assert "on all 3 unseen backgrounds" in page
+    assert "pixels, on all 3 backgrounds" in page
+    assert "the share of 3 fillings" in page
+    assert not re.search(r"\beight\b", page[: page.index("<script>")])

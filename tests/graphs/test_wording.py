@@ -6,7 +6,14 @@ import pytest
 import expcam
 from expcam.circuits.choosing import CIRCUIT, RANDOM
 from expcam.circuits.verification import CircuitCheck
-from expcam.graphs.wording import circuit_figures, circuit_verdict, minimality, share, verdict
+from expcam.graphs.wording import (
+    circuit_figures,
+    circuit_verdict,
+    holding,
+    minimality,
+    share,
+    verdict,
+)
 
 
 def test_shares() -> None:
@@ -16,10 +23,14 @@ def test_shares() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"kept": True, "robustness": 1.0, "necessary": True}, ["all eight", "no longer does"]),
+        ({"kept": True, "robustness": 1.0, "necessary": True}, ["all 8 unseen", "no longer does"]),
         (
             {"kept": True, "robustness": 0.5, "necessary": False},
-            ["only on 4 of eight", "can do without"],
+            ["and so it does on 4 of 8 unseen", "can do without"],
+        ),
+        (
+            {"kept": True, "robustness": 0.25, "necessary": False},
+            ["but only on 2 of 8 unseen", "can do without"],
         ),
         (
             {"kept": True, "robustness": 1.0, "necessary": False, "predicted": False},
@@ -39,6 +50,36 @@ def test_a_verdict_claims_what_was_checked(
 ) -> None:
     text = verdict(dataclasses.replace(cat, **changes))  # type: ignore[arg-type]
     assert all(word in text for word in words)
+
+
+@pytest.mark.parametrize(
+    ("objective", "kept", "robustness", "necessary", "expected"),
+    [
+        ("robust", True, 1.0, False, "yes"),
+        ("robust", True, 7 / 8, False, "mostly"),
+        ("robust", True, 4 / 8, False, "mostly"),
+        ("robust", True, 3 / 8, False, "no"),
+        ("robust", False, 7 / 8, False, "no"),
+        ("sufficient", True, 1 / 8, False, "yes"),
+        ("sufficient", False, 1.0, False, "no"),
+        ("necessary", False, 0.0, True, "yes"),
+        ("necessary", True, 1.0, False, "no"),
+        ("both", True, 7 / 8, True, "mostly"),
+        ("both", True, 1.0, False, "no"),
+    ],
+)
+def test_a_mask_holds_as_far_as_its_objective_asks(
+    cat: expcam.Explanation,
+    objective: str,
+    kept: bool,
+    robustness: float,
+    necessary: bool,
+    expected: str,
+) -> None:
+    explanation = dataclasses.replace(
+        cat, objective=objective, kept=kept, robustness=robustness, necessary=necessary
+    )
+    assert holding(explanation) == expected
 
 
 def test_minimality_names_the_cell(cat: expcam.Explanation) -> None:

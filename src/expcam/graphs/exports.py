@@ -5,49 +5,14 @@ Importing this module is cheap; each writer loads what it needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from expcam.errors import OptionError
 from expcam.files import written_whole
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    import pandas as pd
-
-    from expcam.circuits.circuit import Circuit
-    from expcam.circuits.formats import Node
-    from expcam.circuits.verification import CircuitCheck
-    from expcam.explain.explanation import Explanation
-
+from expcam.graphs.finding import Finding
 
 CSV_FILES = ("nodes.csv", "edges.csv", "circuit.csv", "methods.csv")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """All that is known of one image: what an export may write.
-
-    Attributes:
-        explanation: The mask.
-        circuit: Read on it.
-        table: From `compare`.
-        instances: Masks of further objects.
-        check: From `verify_circuit`, where the circuit was tested.
-        necessary: Channels whose ablation alone loses the label; None where that was not tried.
-        maps: Channels, and where each fires in the photograph.
-    """
-
-    explanation: Explanation
-    circuit: Circuit
-    table: pd.DataFrame
-    instances: Sequence[Explanation] = ()
-    check: CircuitCheck | None = None
-    necessary: Sequence[Node] | None = None
-    maps: Sequence[tuple[Node, npt.NDArray[np.float32]]] = ()
 
 
 def write_html(path: Path, finding: Finding) -> None:

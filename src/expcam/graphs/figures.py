@@ -12,7 +12,7 @@ COLUMN_WIDTH = 62
 HEIGHT = 620
 EXCITES, INHIBITS = "#2563eb", "#ea580c"
 CURVES = ("#be185d", "#2563eb", "#059669", "#d97706", "#7c3aed", "#0891b2", "#6b7280")
-TIER_NAMES = ("strongest input of each channel", "three strongest", "eight strongest")
+TIER_NAMES = ("strongest input of each channel", *(f"{most} strongest" for most in RANKS[1:]))
 WIDTHS = (0.15, 0.45, 0.75)
 """Strengths at which an edge is drawn one step thicker."""
 

@@ -10,9 +10,9 @@ from expcam.circuits.formats import Node
 
 SWEEPS = 3
 RANKS = (1, 3, 8)
-"""Edges are drawn in tiers: the strongest input of each channel, the next two, the next five.
+"""Edges are drawn in tiers: each channel's inputs down to these ranks, by score.
 
-The class's eight strongest inputs are all in the first tier."""
+The class's inputs are all in the first tier."""
 
 
 @dataclass(frozen=True)

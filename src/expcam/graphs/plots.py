@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,11 @@ from matplotlib.figure import Figure
 from expcam.circuits.circuit import Circuit
 from expcam.circuits.evidence import Crop
 from expcam.circuits.formats import Node
-from expcam.explain.compare import OURS
 from expcam.explain.explanation import Explanation
 from expcam.files import written_whole
 from expcam.graphs.figures import EXCITES, INHIBITS
 from expcam.graphs.layout import lay_out
+from expcam.graphs.methods import method_rows
 from expcam.graphs.pictures import Picture, heatmap, kept_pixels, outlined
 from expcam.graphs.wording import share
 
@@ -27,17 +28,25 @@ PANEL = 2.6
 
 
 def plot_explanation(explanation: Explanation, table: pd.DataFrame | None = None) -> Figure:
-    """A row of pictures: photograph, mask, explanation, and the table's attributions."""
-    pictures = [
+    """A row of pictures: photograph, mask, explanation, and the table's attributions.
+
+    A method that did not run has its reason in place of a picture.
+    """
+    pictures: list[tuple[str, Picture | str]] = [
         ("photograph", explanation.photo),
         (f"mask, {share(explanation.area)}", outlined(explanation)),
         ("explanation", kept_pixels(explanation)),
     ]
     if table is not None:
         pictures += [
-            (f"{row.title}, {share(row.area_kept)}", heatmap(explanation.photo, row.attribution))
-            for row in table.itertuples()
-            if row.method != OURS
+            (row.title, row.reason)
+            if row.attribution is None
+            else (
+                f"{row.title}, {share(row.area_kept)}",
+                heatmap(explanation.photo, row.attribution),
+            )
+            for row in method_rows(table)
+            if not row.ours
         ]
     return _gallery(pictures, columns=len(pictures))
 
@@ -60,7 +69,7 @@ def plot_crops(crops: Sequence[Crop]) -> Figure:
 
 
 def plot_circuit(circuit: Circuit) -> Figure:
-    """The circuit as a still picture: each channel's strongest input, the class's eight."""
+    """The circuit as a still picture: each channel's strongest input, and more of the class's."""
     figure = _figure(max(8.0, 0.55 * len(circuit.layers) + 2.5), 5.5)
     _draw_circuit(figure.add_subplot(), circuit)
     return figure
@@ -122,8 +131,8 @@ def _draw_circuit(axes: Axes, circuit: Circuit) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _gallery(pictures: Sequence[tuple[str, Picture]], *, columns: int = 4) -> Figure:
-    """Pictures with their titles, row by row."""
+def _gallery(pictures: Sequence[tuple[str, Picture | str]], *, columns: int = 4) -> Figure:
+    """Pictures with their titles, row by row; a text where there is no picture."""
     columns = max(1, min(columns, len(pictures)))
     rows = max(1, -(-len(pictures) // columns))
     figure = _figure(PANEL * columns, PANEL * 1.15 * rows)
@@ -131,6 +140,9 @@ def _gallery(pictures: Sequence[tuple[str, Picture]], *, columns: int = 4) -> Fi
     for axes in places:
         axes.set_axis_off()
     for axes, (title, picture) in zip(places, pictures, strict=False):
-        axes.imshow(picture)
+        if isinstance(picture, str):
+            axes.text(0.5, 0.5, fill(picture, 28), ha="center", va="center", parse_math=False)
+        else:
+            axes.imshow(picture)
         axes.set_title(title, fontsize=9, parse_math=False)
     return figure

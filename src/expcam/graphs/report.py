@@ -16,14 +16,21 @@ from plotly.offline import get_plotlyjs
 from expcam.circuits.circuit import Circuit
 from expcam.circuits.formats import Node
 from expcam.circuits.verification import CircuitCheck
-from expcam.errors import FileFormatError
 from expcam.explain.baselines import BASELINES
-from expcam.explain.compare import COLUMNS, OURS
 from expcam.explain.explanation import Explanation
+from expcam.explain.objectives import EVALUATION
 from expcam.files import written_whole
 from expcam.graphs.figures import circuit_figure, faithfulness_figure
+from expcam.graphs.methods import method_rows
 from expcam.graphs.pictures import data_uri, heatmap, kept_pixels, outlined, removed_pixels
-from expcam.graphs.wording import EDGE_MEANING, circuit_verdict, minimality, share, verdict
+from expcam.graphs.wording import (
+    EDGE_MEANING,
+    circuit_verdict,
+    holding,
+    minimality,
+    share,
+    verdict,
+)
 
 _PLOTLY_CONFIG = {"displaylogo": False, "responsive": False, "modeBarButtonsToRemove": ["lasso2d"]}
 
@@ -79,9 +86,7 @@ def report_html(
     maps: Sequence[tuple[Node, npt.NDArray[np.float32]]] = (),
 ) -> str:
     """The page of one explanation as text; see `write_report`."""
-    missing = [name for name in COLUMNS if name not in table.columns]
-    if missing:
-        raise FileFormatError(f"the table has no column `{missing[0]}`; make it with compare()")
+    rows = method_rows(table)
     environment = Environment(
         loader=PackageLoader("expcam.graphs"), autoescape=True, undefined=StrictUndefined
     )
@@ -96,18 +101,19 @@ def report_html(
     ]
     attributions = [
         (row.title, BASELINES[row.method].note, heatmap(explanation.photo, row.attribution))
-        for row in table.itertuples()
-        if row.method != OURS
+        for row in rows
+        if not row.ours and row.attribution is not None
     ]
     return environment.get_template("report.html").render(
         explanation=explanation,
         verdict=verdict(explanation),
+        holding=holding(explanation),
+        backgrounds=len(EVALUATION),
         minimality=minimality(explanation),
         pictures=[(title, note, data_uri(picture)) for title, note, picture in pictures],
         attributions=[(title, note, data_uri(picture)) for title, note, picture in attributions],
         instances=[(each, data_uri(outlined(each))) for each in instances],
-        rows=table.drop(columns="attribution").to_dict("records"),
-        ours=OURS,
+        rows=rows,
         circuit=circuit,
         figure=figure,
         curves=curves,

@@ -8,7 +8,7 @@ from expcam.circuits.choosing import CIRCUIT, RANDOM
 from expcam.circuits.verification import CircuitCheck
 from expcam.errors import OptionError
 from expcam.explain.explanation import Explanation
-from expcam.explain.objectives import OBJECTIVES
+from expcam.explain.objectives import EVALUATION, OBJECTIVES
 
 EDGE_MEANING = {
     "weight×activation": "L1 norm of the weights from source to target, every scale on the way "
@@ -31,6 +31,37 @@ def share(value: float) -> str:
     return f"{value:.1%}" if value < 0.1 else f"{value:.0%}"
 
 
+def unseen(explanation: Explanation) -> str:
+    """On how many of the unseen backgrounds the label is kept."""
+    count = len(EVALUATION)
+    return f"{round(count * explanation.robustness)} of {count} unseen backgrounds"
+
+
+def holding(explanation: Explanation) -> str:
+    """Whether a mask does what was asked of it: ``yes``, ``mostly`` or ``no``.
+
+    It must keep the label as far as its objective asks (see `keeping`), and the label must be lost
+    without it where the objective asks for that.
+    """
+    asked = OBJECTIVES[explanation.objective]
+    if asked.removal and not explanation.necessary:
+        return "no"
+    return keeping(explanation) if asked.checks else "yes"
+
+
+def keeping(explanation: Explanation) -> str:
+    """Whether a mask alone keeps the label: ``yes``, ``mostly`` or ``no``.
+
+    ``no`` where it does not on the mean colour. Where more backgrounds are asked for, ``yes`` on
+    all of the unseen ones, ``mostly`` on at least half of them, ``no`` on fewer.
+    """
+    if not explanation.kept:
+        return "no"
+    if len(OBJECTIVES[explanation.objective].checks) <= 1 or explanation.robustness == 1:
+        return "yes"
+    return "mostly" if explanation.robustness >= 0.5 else "no"
+
+
 def verdict(explanation: Explanation) -> str:
     """The finding in a few sentences."""
     e, area = explanation, share(explanation.area)
@@ -47,7 +78,7 @@ def verdict(explanation: Explanation) -> str:
     alone = "are" if e.kept else "are not"
     return (
         f"Without these {area} of the pixels the classifier no longer {says}. "
-        f"On plain grey they {alone} enough by themselves."
+        f"On the mean colour they {alone} enough by themselves."
     )
 
 
@@ -56,9 +87,9 @@ def minimality(explanation: Explanation) -> str:
     if not explanation.cell:
         return "The mask is not known to be locally minimal: it was not pruned, or not to the end."
     return (
-        "The mask is locally minimal: no connected piece of it and no block of "
-        f"{explanation.cell}×{explanation.cell} pixels that it touches could be dropped on the "
-        "solver's own backgrounds, on noise with some lead to spare. It is not proven to be the "
+        "The mask is locally minimal: no connected component of it and no block of "
+        f"{explanation.cell}×{explanation.cell} pixels that it touches could be dropped without "
+        "losing, on the solver's own backgrounds, what was asked for. It is not proven to be the "
         "smallest."
     )
 
@@ -114,12 +145,13 @@ def _sufficiency(e: Explanation, says: str, area: str) -> str:
             f"No mask was found under which the classifier {says}: "
             f"the one shown, {area} of the pixels, does not keep it."
         )
-    sentence = f"These {area} of the pixels are enough: on plain grey the classifier {says}"
+    sentence = f"These {area} of the pixels are enough: on the mean colour the classifier {says}"
     if e.robustness == 1:
-        sentence += ", and so it does on all eight unseen backgrounds."
+        sentence += f", and so it does on all {len(EVALUATION)} unseen backgrounds."
+    elif keeping(e) == "mostly":
+        sentence += f", and so it does on {unseen(e)}."
     else:
-        held = round(8 * e.robustness)
-        sentence += f", but only on {held} of eight unseen backgrounds."
+        sentence += f", but only on {unseen(e)}."
     if e.necessary:
         return f"{sentence} Without them it no longer does."
     if not e.predicted:

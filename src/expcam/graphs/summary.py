@@ -1,0 +1,129 @@
+"""A finding in a few lines, and as one dictionary."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from expcam.circuits.verification import CircuitCheck
+from expcam.explain.explanation import Explanation
+from expcam.explain.objectives import OBJECTIVES
+from expcam.graphs.finding import Finding
+from expcam.graphs.methods import MethodRow, method_rows
+from expcam.graphs.wording import circuit_figures, holding, keeping, share, unseen
+
+CIRCUIT_FIGURES = ["size", "faithfulness", "completeness", "label_kept"]
+
+
+def lines(finding: Finding, out: Path, seconds: float) -> dict[str, str]:
+    """What the command prints: a text for each thing found, by its name.
+
+    Args:
+        finding: What was found.
+        out: The file that was written.
+        seconds: Time that all of it took.
+    """
+    e, graph = finding.explanation, finding.circuit.graph
+    rival = f" rather than {e.contrast_name}" if e.contrast_name else ""
+    without = f"{'lost' if e.necessary else 'kept'} without the mask's pixels"
+    if not e.predicted:
+        without = "the whole image has another label"
+    texts = {
+        "class": f"{e.label_name}{rival}, confidence {share(e.confidence)} ({e.classifier})",
+        "mask": f"{share(e.area)} of the pixels in {e.seconds:.1f} s, {e.cost:.0f} passes",
+        "label kept": f"{_kept(e)} on {unseen(e)}; {without}",
+        "noise": f"label kept on {e.draws_kept} of {e.draws} further draws: probability at least "
+        f"{share(e.bound)} (95 % confidence)",
+        "circuit": f"{graph.number_of_nodes()} channels and {graph.number_of_edges()} edges "
+        f"in {len(finding.circuit.layers)} layers",
+    }
+    if finding.check is not None:
+        texts["tested"] = circuit_figures(finding.check)
+    others = [row for row in method_rows(finding.table) if not row.ours]
+    if others:
+        texts["others need"] = ", ".join(map(_need, others))
+    if finding.instances:
+        areas = ", ".join(share(each.area) for each in finding.instances)
+        texts["instances"] = f"{len(finding.instances)} more: {areas} of the pixels"
+    texts["written"] = f"{out} in {seconds:.0f} s"
+    return texts
+
+
+def as_dict(finding: Finding, out: Path, seconds: float) -> dict[str, object]:
+    """The finding in numbers and texts that JSON can hold; what is not known is None."""
+    e = finding.explanation
+    return {
+        "image": e.source,
+        "classifier": e.classifier,
+        "label": e.label,
+        "label_name": e.label_name,
+        "predicted": e.predicted,
+        "confidence": e.confidence,
+        "area": e.area,
+        "holding": holding(e),
+        "kept": e.kept,
+        "robustness": e.robustness,
+        "necessary": e.necessary,
+        "draws": e.draws,
+        "draws_kept": e.draws_kept,
+        "bound": e.bound,
+        "cell": e.cell,
+        "objective": e.objective,
+        "contrast": e.contrast,
+        "mask_seconds": e.seconds,
+        "cost": e.cost,
+        "instances": [each.area for each in finding.instances],
+        "nodes": finding.circuit.graph.number_of_nodes(),
+        "edges": finding.circuit.graph.number_of_edges(),
+        "layers": len(finding.circuit.layers),
+        "circuit_check": None if finding.check is None else _check_as_dict(finding.check),
+        "necessary_channels": None if finding.necessary is None else list(finding.necessary),
+        "methods": [
+            {
+                "method": row.method,
+                "title": row.title,
+                "area_kept": _known(row.area_kept),
+                "area_robust": _known(row.area_robust),
+                "seconds": _known(row.seconds),
+                "reason": row.reason,
+            }
+            for row in method_rows(finding.table)
+        ],
+        "out": str(out),
+        "seconds": seconds,
+    }
+
+
+def _kept(explanation: Explanation) -> str:
+    """Whether the mask alone keeps the label; loud where it should and does not."""
+    kept = keeping(explanation)
+    if kept == "no" and explanation.kept:
+        return "NO: on the mean colour, but only"
+    if kept == "no":
+        return "NO;" if OBJECTIVES[explanation.objective].checks else "no;"
+    return "mostly:" if kept == "mostly" else "yes;"
+
+
+def _need(row: MethodRow) -> str:
+    if row.reason:
+        return f"{row.title}: {row.reason}"
+    return f"{row.title} {share(row.area_kept)} (all backgrounds {share(row.area_robust)})"
+
+
+def _check_as_dict(check: CircuitCheck) -> dict[str, object]:
+    """Figures under ablation by zero: of the curves over all sizes, and of the circuit itself."""
+    distance = check.summary().loc["nodes", "zero"]["distance"]
+    _, own = check.of("nodes", "zero")
+    return {
+        "distance": {name: _known(value) for name, value in distance.items()},
+        **{
+            str(name): {key: _known(value) for key, value in rows[CIRCUIT_FIGURES].mean().items()}
+            for name, rows in own.groupby("method")
+        },
+        "controls_as_good": check.controls_as_good("zero"),
+    }
+
+
+def _known(value: float) -> Any:
+    """A number, or None for NaN, which JSON cannot hold."""
+    return None if pd.isna(value) else float(value)
