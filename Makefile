@@ -5,14 +5,16 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test lint wheel-test clean help
+.PHONY: demo test test-exhaustive test-all lint wheel-test clean help
 
 help:
-	@echo "make demo        explain examples/cat.jpg, write graph.html"
-	@echo "make test        run the tests"
-	@echo "make lint        ruff and mypy"
-	@echo "make wheel-test  build the wheel, install it elsewhere, test it there"
-	@echo "make clean       remove what the other targets made"
+	@echo "make demo             explain examples/cat.jpg, write graph.html"
+	@echo "make test             run the tests, but the exhaustive ones (a few minutes)"
+	@echo "make test-exhaustive  run those: every model, real weights at length"
+	@echo "make test-all         run both"
+	@echo "make lint             ruff and mypy"
+	@echo "make wheel-test       build the wheel, install it elsewhere, test it there"
+	@echo "make clean            remove what the other targets made"
 
 $(READY): pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (torch is about 5 GB with CUDA; a few minutes)"
@@ -25,7 +27,12 @@ demo: $(READY)
 	$(BIN)/expcam-circuit examples/cat.jpg --out graph.html
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not exhaustive"
+
+test-exhaustive: $(READY)
+	$(BIN)/python -m pytest -m exhaustive
+
+test-all: test test-exhaustive
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -41,7 +48,7 @@ wheel-test: $(READY)
 	build/wheel/venv/bin/python -m pip --quiet install --upgrade "pip>=25.1"
 	build/wheel/venv/bin/python -m pip --quiet install --constraint constraints.txt build/wheel/*.whl --group test
 	cp -r tests examples notebooks pyproject.toml build/wheel/
-	cd build/wheel && venv/bin/python -m pytest -m "not slow" --durations=0 --durations-min=20 \
+	cd build/wheel && venv/bin/python -m pytest -m "not exhaustive" --durations=0 --durations-min=20 \
 		tests/e2e tests/test_init.py tests/classifier/test_bundled.py
 
 clean:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,18 @@ from tests.helpers import EXAMPLES, SHARED, RedDetector
 if TYPE_CHECKING:
     from expcam.circuits.formats import Node
     from expcam.circuits.verification import CircuitCheck
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how much memory the tests took, and the processes that they started."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    own, children = (
+        resource.getrusage(who).ru_maxrss * unit / 2**30
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    terminalreporter.write_line(
+        f"peak memory {own:.1f} GiB, of the largest process started {children:.1f} GiB"
+    )
 
 
 @pytest.fixture

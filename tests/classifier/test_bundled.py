@@ -62,7 +62,7 @@ def test_it_is_right_on_sharp_large_photographs(bundled: expcam.Classifier, shar
     assert sum(right) / len(right) >= 0.4
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_accuracy_is_the_one_stated(bundled: expcam.Classifier, shared: Path) -> None:
     table = pd.read_parquet(shared / "data/tiny-imagenet/val.parquet", columns=["wnid", "image"])
     index = {wnid: i for i, (wnids, _) in enumerate(bundled_classes()) for wnid in wnids}

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.models import VisionTransformer
 
 import expcam
 from expcam.classifier.taps import stage_outputs, tapped
@@ -51,8 +52,11 @@ def test_stages_of_a_resnet_are_the_published_taps() -> None:
 
 
 def test_a_transformer_gives_a_tap_per_quarter() -> None:
-    vit = expcam.load_classifier("vit_b_32", None, device="cpu")
-    _, taps = stage_outputs(vit, torch.zeros(3, 224, 224))
+    vit = VisionTransformer(
+        image_size=32, patch_size=8, num_layers=12, num_heads=2, hidden_dim=16, mlp_dim=32
+    )
+    classifier = expcam.Classifier(vit.eval(), transform=lambda image: red_square())
+    _, taps = stage_outputs(classifier, red_square())
     assert len(taps) >= 4
     assert any(name.startswith("encoder.layers.encoder_layer_11") or "ln" in name for name in taps)
 

@@ -1,19 +1,42 @@
-"""The command as a user runs it: in a process of its own, on real photographs."""
+"""The command on real photographs, in a process of its own where that can matter."""
 
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
+from PIL import Image
 
 import expcam
+from expcam import cli
+from expcam.graphs.finding import Finding
 from tests.helpers import EXAMPLES
 
 Result = subprocess.CompletedProcess[str]
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command in this process, which has loaded torch already."""
+
+    def here(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["expcam-circuit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Result(sys.argv, ended.value.code, printed.out, printed.err)
+
+    return here
 
 
 def run(*arguments: object) -> Result:
@@ -29,8 +52,11 @@ def run(*arguments: object) -> Result:
 def test_help_teaches_and_needs_no_torch() -> None:
     result = run("--help")
     assert result.returncode == 0
-    for word in ("--weights", "--instances", "bundled", "Exit codes", "graph.html", "gradcam"):
-        assert word in result.stdout
+    for word in (
+        *("--weights", "--instances", "bundled", "Exit codes", "graph.html", "gradcam"),
+        *("3 done, but", "half of the 8 unseen ones", 'says "mostly"'),
+    ):
+        assert word in " ".join(result.stdout.split())
     code = (
         "import sys; sys.argv = ['expcam-circuit', '--help']\n"
         "from expcam.cli import main\n"
@@ -63,15 +89,16 @@ def test_a_photograph_to_a_page(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_findings_as_json(tmp_path: Path) -> None:
+def test_findings_as_json(tmp_path: Path, command: Command) -> None:
     out = tmp_path / "c.json"
-    result = run(
+    result = command(
         EXAMPLES / "cat.jpg", "--out", out, "--model", "bundled", "--json", "--baselines", "none",
         "--top-k", 4,
     )  # fmt: skip
     found = json.loads(result.stdout)
     assert result.returncode == 0
     assert found["kept"] is True
+    assert found["image"] == "cat.jpg"
     assert found["label_name"] == "cat"
     assert [row["method"] for row in found["methods"]] == ["expcam"]
     circuit = expcam.Circuit.load(out)
@@ -79,9 +106,9 @@ def test_findings_as_json(tmp_path: Path) -> None:
     assert found["nodes"] == len(circuit.nodes)
 
 
-def test_a_mask_that_does_not_keep_the_label_is_said_so(tmp_path: Path) -> None:
+def test_a_mask_that_does_not_keep_the_label_is_said_so(tmp_path: Path, command: Command) -> None:
     out = tmp_path / "g.html"
-    result = run(
+    result = command(
         EXAMPLES / "cat.jpg", "--out", out, "--model", "bundled", "--target", "school bus",
         "--area", 0.001, "--baselines", "none",
     )  # fmt: skip
@@ -91,8 +118,50 @@ def test_a_mask_that_does_not_keep_the_label_is_said_so(tmp_path: Path) -> None:
     assert "No mask was found" in out.read_text(encoding="utf-8")
 
 
-def test_what_is_asked_of_the_mask(tmp_path: Path) -> None:
-    result = run(
+@pytest.mark.parametrize(
+    ("robustness", "code", "text"),
+    [
+        (1.0, 0, "label kept   yes; on 8 of 8 unseen backgrounds"),
+        (0.875, 0, "label kept   mostly: on 7 of 8 unseen backgrounds"),
+        (0.375, 3, "label kept   NO: on the mean colour, but only on 3 of 8 unseen backgrounds"),
+    ],
+)
+def test_a_robust_mask_must_hold_on_most_unseen_backgrounds(
+    robustness: float,
+    code: int,
+    text: str,
+    cat: expcam.Explanation,
+    cat_circuit: expcam.Circuit,
+    cat_table: pd.DataFrame,
+    tmp_path: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mask = dataclasses.replace(cat, kept=True, robustness=robustness)
+    found = Finding(explanation=mask, circuit=cat_circuit, table=cat_table)
+    monkeypatch.setattr(cli, "find", lambda *_arguments, **_options: found)
+    result = command(EXAMPLES / "cat.jpg", "--out", tmp_path / "g.json", "--model", "bundled")
+    assert result.returncode == code
+    assert text in result.stdout
+
+
+def test_the_image_is_decoded_once_and_no_global_state_is_left(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[object] = []
+    usual = Image.open
+    monkeypatch.setattr(Image, "open", lambda file: opened.append(file) or usual(file))
+    result = command(
+        EXAMPLES / "cat.jpg", "--out", tmp_path / "g.csv", "--model", "bundled",
+        "--objective", "sufficient", "--baselines", "gradcam", "--no-verify",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert opened == [EXAMPLES / "cat.jpg"]
+    assert float(torch.full((4,), 2.0**-126).mul(0.25).sum()) > 0  # denormals are numbers still
+
+
+def test_what_is_asked_of_the_mask(tmp_path: Path, command: Command) -> None:
+    result = command(
         EXAMPLES / "coffee.jpg", "--out", tmp_path / "g.json", "--model", "bundled", "--area", 0.05,
         "--contrast", "teapot", "--objective", "sufficient", "--baselines", "none", "--json",
     )  # fmt: skip
@@ -144,15 +213,23 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         *("baseline", "seed", "number", "top-k", "option", "device", "no out"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_two(name: str, tmp_path: Path) -> None:
+def test_a_mistake_is_one_line_and_exit_code_two(
+    name: str, tmp_path: Path, command: Command
+) -> None:
     arguments, message = mistakes(tmp_path)[name]
-    result = run(*arguments)
+    result = command(*arguments)
     assert result.returncode == 2
     lines = [line for line in result.stderr.splitlines() if line.strip()]
     assert len(lines) == 1, result.stderr
     assert message in lines[0]
     assert result.stdout == ""
     assert not (tmp_path / "g.html").exists()
+
+
+def test_a_mistake_ends_the_process_without_a_traceback(tmp_path: Path) -> None:
+    result = run(tmp_path / "none.jpg", "--out", tmp_path / "g.html", "--model", "bundled")
+    assert result.returncode == 2
+    assert result.stderr.strip() == f"expcam-circuit: no such file: `{tmp_path / 'none.jpg'}`"
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks into Linux's /proc")
@@ -181,7 +258,7 @@ def test_interrupted_it_ends_cleanly(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("model", ["resnet18", "squeezenet1_0"])
 def test_real_weights_on_a_real_photograph(model: str, shared: Path, tmp_path: Path) -> None:
     photo = shared / "data/photos/n02487347_macaque.JPEG"

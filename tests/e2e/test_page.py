@@ -8,36 +8,41 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 import expcam
 from expcam.circuits.formats import Node
 from expcam.circuits.verification import CircuitCheck
 
 
-@pytest.fixture
-def page(chromium: str) -> Iterator[Page]:
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser.new_page(viewport={"width": 1440, "height": 1000})
+        yield browser
         browser.close()
 
 
-@pytest.fixture
-def opened(
-    page: Page,
+@pytest.fixture(scope="module")
+def written(
     cat: expcam.Explanation,
     cat_circuit: expcam.Circuit,
     cat_table: pd.DataFrame,
     cat_check: CircuitCheck,
     cat_maps: list[tuple[Node, npt.NDArray[np.float32]]],
-    tmp_path: Path,
-) -> Iterator[Page]:
-    """The cat's page; at the end of the test there was no error and no request left it."""
-    path = tmp_path / "graph.html"
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    path = tmp_path_factory.mktemp("page") / "graph.html"
     expcam.write_report(
         path, cat, cat_circuit, cat_table, check=cat_check, necessary=[], maps=cat_maps
     )
+    return path
+
+
+@pytest.fixture
+def opened(browser: Browser, written: Path) -> Iterator[Page]:
+    """The cat's page; at the end of the test there was no error and no request left it."""
+    page = browser.new_page(viewport={"width": 1440, "height": 1000})
     problems: list[str] = []
     page.on(
         "console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None
@@ -49,9 +54,10 @@ def opened(
             problems.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None
         ),
     )
-    page.goto(path.as_uri())
+    page.goto(written.as_uri())
     page.wait_for_selector("#circuit-figure .scatterlayer .point")
     yield page
+    page.close()
     assert problems == []
 
 
