@@ -13,11 +13,11 @@ from .classifier.loading import load_classifier as load_classifier
 from .classifier.model import Classifier as Classifier
 from .errors import ExpcamError as ExpcamError
 from .errors import ExpcamWarning as ExpcamWarning
-from .explain.compare import compare as compare
+from .explain.api import explain_image as explain_image
+from .explain.api import explain_images as explain_images
+from .explain.compare.compare import compare as compare
 from .explain.explanation import Explanation as Explanation
-from .explain.run import explain_image as explain_image
-from .explain.run import explain_images as explain_images
-from .explain.run import explain_instances as explain_instances
+from .explain.instances import explain_instances as explain_instances
 from .graphs.figures import circuit_figure as circuit_figure
 from .graphs.plots import plot_activations as plot_activations
 from .graphs.plots import plot_circuit as plot_circuit

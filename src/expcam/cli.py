@@ -23,17 +23,12 @@ from expcam.circuits.names import (
     TOP_K,
 )
 from expcam.errors import ExpcamError, ExpcamWarning, OptionError
-from expcam.explain.baselines import BASELINES, DEFAULT_METHODS
-from expcam.explain.objectives import (
-    DEFAULT_OBJECTIVE,
-    DEFAULT_RECIPE,
-    EVALUATION,
-    OBJECTIVES,
-    RECIPE_NAMES,
-)
+from expcam.explain.compare.attributions import BASELINES, DEFAULT_METHODS
+from expcam.explain.objectives import DEFAULT_OBJECTIVE, EVALUATION, OBJECTIVES
+from expcam.explain.request import DEFAULT_RECIPE, RECIPES, Request
 from expcam.files import check_writable
 from expcam.graphs.exports import CSV_FILES, WRITERS, write_csv, writer_for
-from expcam.graphs.finding import CircuitRequest, MaskRequest, check_requests, find
+from expcam.graphs.finding import CircuitRequest, check_requests, find
 
 if TYPE_CHECKING:
     from expcam.classifier.model import Classifier, Prepared
@@ -99,7 +94,7 @@ def command(
         str,
         typer.Option(
             metavar="NAME",
-            help=f"The solver: {', '.join(RECIPE_NAMES)}.",
+            help=f"The solver: {', '.join(RECIPES)}.",
         ),
     ] = DEFAULT_RECIPE,
     area: Annotated[
@@ -161,12 +156,12 @@ def command(
     methods = [name for name in baselines.split(",") if name and name != "none"]
     if instances and (contrast is not None or area is not None or objective != DEFAULT_OBJECTIVE):
         raise OptionError("--instances goes with neither --contrast nor --objective nor --area")
-    mask = MaskRequest(
+    mask = Request(
         target=target, contrast=contrast, objective=objective, recipe=recipe, area=area, seed=seed
     )
     circuit = CircuitRequest(top_k=top_k, nodes=nodes, edges=edges, granularity=granularity)
     with _status("loading torch"):
-        check_requests(mask, circuit, methods)
+        check_requests(circuit, methods)
     classifier, prepared = _load(image, model, weights, device)
     with _warnings_as_lines(), _progress() as progress:
         finding = find(

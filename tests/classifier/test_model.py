@@ -118,6 +118,7 @@ def test_a_module_in_another_floating_dtype_is_run_in_it(dtype: torch.dtype) -> 
     classifier = expcam.Classifier(module.to(dtype), lambda image: torch.zeros(3, 8, 8))
     x = torch.rand(2, 3, 8, 8, requires_grad=True)
     logits = classifier.logits(x)
+    assert classifier.dtype == dtype
     assert logits.dtype == torch.float32
     assert torch.equal(logits, module(x.to(dtype)).float())
     logits[:, 1].sum().backward()

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from expcam.explain.compare import OURS
+from expcam.explain.compare.compare import OURS
 
 
 @pytest.fixture

@@ -2,15 +2,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
+from torchvision.models import VisionTransformer
 
 import expcam
 from expcam.errors import OptionError
-from expcam.graphs.finding import CircuitRequest, MaskRequest, check_requests, find
+from expcam.explain.request import Request
+from expcam.graphs.exports import writer_for
+from expcam.graphs.finding import CircuitRequest, check_requests, find
+from expcam.graphs.methods import method_rows
+from expcam.graphs.summary import lines
 
-MASK = MaskRequest(
-    target=None, contrast=None, objective="sufficient", recipe="constrained", area=None, seed=0
-)
+MASK = Request(objective="sufficient")
 CIRCUIT = CircuitRequest(
     top_k=2, nodes="relevance", edges="weight×activation", granularity="layers"
 )
@@ -45,27 +50,40 @@ def test_an_image_to_all_that_is_known_of_it(detector: expcam.Classifier, tmp_pa
 def test_further_objects_are_looked_for_on_request(detector: expcam.Classifier) -> None:
     picture = np.asarray(red_photograph()).copy()
     picture[22:30, 8:24, 0] = 255
-    robust = MaskRequest(**{**vars(MASK), "objective": "robust"})
     found = find(
-        detector, detector.prepare(picture), robust, CIRCUIT, [], instances=True, verify=False
+        detector, detector.prepare(picture), Request(), CIRCUIT, [], instances=True, verify=False
     )
     assert len(found.instances) >= 1
     assert not (found.explanation.mask & found.instances[0].mask).any()
 
 
 @pytest.mark.parametrize(
-    ("mask", "circuit", "methods", "message"),
-    [
-        ({"objective": "best"}, {}, [], "unknown objective `best`"),
-        ({"area": 1.5}, {}, [], "area 1.5 is out of range"),
-        ({}, {"top_k": 0}, [], "at least 1"),
-        ({}, {}, ["lime"], "unknown baseline `lime`"),
-    ],
+    ("circuit", "methods", "message"),
+    [({"top_k": 0}, [], "at least 1"), ({}, ["lime"], "unknown baseline `lime`")],
 )
 def test_options_are_looked_at_before_the_work(
-    mask: dict[str, object], circuit: dict[str, object], methods: list[str], message: str
+    circuit: dict[str, object], methods: list[str], message: str
 ) -> None:
-    wanted = MaskRequest(**{**vars(MASK), **mask})
     read = CircuitRequest(**{**vars(CIRCUIT), **circuit})
     with pytest.raises(OptionError, match=message):
-        check_requests(wanted, read, methods)
+        check_requests(read, methods)
+
+
+def test_on_a_transformer_grad_cam_gives_a_reason_and_the_rest_is_found(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    vit = VisionTransformer(
+        image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32,
+        num_classes=5,
+    )  # fmt: skip
+    nn.init.normal_(vit.heads.head.weight)
+    classifier = expcam.Classifier(vit.eval(), transform=lambda image: torch.zeros(3, 32, 32))
+    prepared = classifier.prepare(torch.randn(3, 32, 32))
+    request = Request(objective="sufficient", area=0.5)
+    found = find(classifier, prepared, request, CIRCUIT, ["gradcam", "ig"], verify=False)
+    _, gradcam, ig = method_rows(found.table)
+    assert gradcam.attribution is None
+    assert "feature map" in gradcam.reason
+    assert ig.attribution is not None
+    assert f"Grad-CAM: {gradcam.reason}" in lines(found, tmp_path, 1.0)["others need"]
+    writer_for("g.html")(tmp_path / "g.html", found)
+    assert gradcam.reason in (tmp_path / "g.html").read_text(encoding="utf-8").replace("&#39;", "'")

@@ -1,20 +1,22 @@
 import base64
+import dataclasses
 import io
 
 import numpy as np
 from PIL import Image
 
 import expcam
-from expcam.explain.explanation import MEAN_COLOUR
 from expcam.graphs import pictures
 
 
-def test_kept_and_removed_pixels_make_the_photograph(cat: expcam.Explanation) -> None:
-    kept, removed = pictures.kept_pixels(cat), pictures.removed_pixels(cat)
-    grey = np.array(MEAN_COLOUR)
-    is_grey = (kept == grey).all(2)
-    assert abs(1 - is_grey.mean() - cat.area) < 0.01
-    assert np.array_equal(np.where(is_grey[:, :, None], removed, kept), cat.photo)
+def test_kept_and_removed_pixels_make_the_photograph_beside_the_classifiers_mean_colour(
+    cat: expcam.Explanation,
+) -> None:
+    green = dataclasses.replace(cat, mean_colour=(0, 255, 0))
+    kept, removed = pictures.kept_pixels(green), pictures.removed_pixels(green)
+    is_green = (kept == [0, 255, 0]).all(2)
+    assert abs(1 - is_green.mean() - cat.area) < 0.01
+    assert np.array_equal(np.where(is_green[:, :, None], removed, kept), cat.photo)
 
 
 def test_the_outline_lies_around_the_mask(cat: expcam.Explanation) -> None:

@@ -101,6 +101,12 @@ class Classifier:
         return torch.device("cpu") if weight is None else weight.device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What the module computes in, and what it is handed images in by `logits`."""
+        weight = next(_weights(self.module), None)
+        return torch.float32 if weight is None else weight.dtype
+
+    @property
     def mean_colour(self) -> tuple[int, int, int]:
         """What 0 in normalised space looks like: the colour (0 to 255) of removed pixels."""
         red, green, blue = self.picture(torch.zeros(3, 1, 1))[0, 0].tolist()
@@ -169,8 +175,7 @@ class Classifier:
 
     def all_logits(self, x: Tensor) -> Tensor:
         """The same of all classes, also where there are only two to choose from."""
-        weight = next(_weights(self.module), None)
-        output = self.module(x if weight is None else x.to(weight.dtype))
+        output = self.module(x.to(self.dtype))
         if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x):
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ClassifierError(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from expcam.explain.request import Request
 from expcam.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -47,18 +48,6 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskRequest:
-    """Which mask is wanted; the fields are the arguments of `explain_image`."""
-
-    target: str | None
-    contrast: str | None
-    objective: str
-    recipe: str
-    area: float | None
-    seed: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class CircuitRequest:
     """Which circuit is wanted; the fields are arguments of `read_circuit`."""
 
@@ -68,18 +57,15 @@ class CircuitRequest:
     granularity: str
 
 
-def check_requests(mask: MaskRequest, circuit: CircuitRequest, methods: Sequence[str]) -> None:
+def check_requests(circuit: CircuitRequest, methods: Sequence[str]) -> None:
     """Find what is wrong with the options before any work is done.
 
     Raises:
         OptionError: An option has a value that it cannot have.
     """
     from expcam.circuits.readout import COVERAGE, check_selection
-    from expcam.explain.compare import check_methods
-    from expcam.explain.recipes import check_options
-    from expcam.explain.task import Task
+    from expcam.explain.compare.compare import check_methods
 
-    check_options(mask.recipe, Task(mask.objective, mask.area, mask.seed))
     check_selection(COVERAGE, circuit.top_k, circuit.nodes, circuit.edges, circuit.granularity)
     check_methods(methods)
 
@@ -87,7 +73,7 @@ def check_requests(mask: MaskRequest, circuit: CircuitRequest, methods: Sequence
 def find(
     classifier: Classifier,
     image: Prepared,
-    mask: MaskRequest,
+    mask: Request,
     circuit: CircuitRequest,
     methods: Sequence[str],
     *,
@@ -112,8 +98,9 @@ def find(
     """
     from expcam.circuits.readout import read_circuit
     from expcam.classifier.precision import flushed_denormals
-    from expcam.explain.compare import compare
-    from expcam.explain.run import explain_image, explain_instances
+    from expcam.explain.api import explain_image
+    from expcam.explain.compare.compare import compare
+    from expcam.explain.instances import explain_instances
 
     others: list[Explanation] = []
     if instances:

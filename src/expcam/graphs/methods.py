@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from expcam.errors import FileFormatError
-from expcam.explain.compare import OURS
+from expcam.explain.compare.compare import OURS
 
 NEEDED = ("method", "title", "area_kept", "area_robust", "seconds", "attribution")
 

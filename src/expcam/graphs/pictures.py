@@ -7,8 +7,9 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from scipy.ndimage import binary_dilation
 
-from expcam.explain.explanation import MEAN_COLOUR, Explanation
+from expcam.explain.explanation import Explanation
 
 Picture = npt.NDArray[np.uint8]
 OUTLINE = (255, 64, 129)
@@ -25,12 +26,12 @@ def outlined(explanation: Explanation) -> Picture:
 
 def kept_pixels(explanation: Explanation) -> Picture:
     """What is left for the classifier: the mask's pixels on the mean colour."""
-    return _on_grey(explanation, explanation.mask)
+    return _on_mean_colour(explanation, explanation.mask)
 
 
 def removed_pixels(explanation: Explanation) -> Picture:
     """The opposite: the photograph without the mask's pixels."""
-    return _on_grey(explanation, ~explanation.mask)
+    return _on_mean_colour(explanation, ~explanation.mask)
 
 
 def heatmap(photo: Picture, attribution: npt.NDArray[np.floating]) -> Picture:
@@ -55,9 +56,10 @@ def data_uri(picture: Picture) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _on_grey(explanation: Explanation, mask: npt.NDArray[np.bool_]) -> Picture:
+def _on_mean_colour(explanation: Explanation, mask: npt.NDArray[np.bool_]) -> Picture:
     fine = _fine(mask, explanation.photo)[:, :, None]
-    shown: Picture = np.where(fine, explanation.photo, np.array(MEAN_COLOUR, np.uint8))
+    outside = np.array(explanation.mean_colour, np.uint8)
+    shown: Picture = np.where(fine, explanation.photo, outside)
     return shown
 
 
@@ -69,10 +71,5 @@ def _fine(mask: npt.NDArray[np.bool_], photo: Picture) -> npt.NDArray[np.bool_]:
 
 def _edge(mask: npt.NDArray[np.bool_], width: int) -> npt.NDArray[np.bool_]:
     """Pixels outside the mask within ``width`` of it."""
-    grown = mask.copy()
-    for _ in range(width):
-        padded = np.pad(grown, 1)
-        grown = padded[1:-1, 1:-1] | padded[:-2, 1:-1] | padded[2:, 1:-1]
-        grown |= padded[1:-1, :-2] | padded[1:-1, 2:]
-    edge: npt.NDArray[np.bool_] = grown & ~mask
+    edge: npt.NDArray[np.bool_] = binary_dilation(mask, iterations=width) & ~mask
     return edge

@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 from expcam.circuits.circuit import Circuit
 from expcam.circuits.formats import Node
 from expcam.circuits.verification import CircuitCheck
-from expcam.explain.baselines import BASELINES
+from expcam.explain.compare.attributions import BASELINES
 from expcam.explain.explanation import Explanation
 from expcam.explain.objectives import EVALUATION
 from expcam.files import written_whole

@@ -100,7 +100,7 @@ def _kept(explanation: Explanation) -> str:
     if kept == "no" and explanation.kept:
         return "NO: on the mean colour, but only"
     if kept == "no":
-        return "NO;" if OBJECTIVES[explanation.objective].checks else "no;"
+        return "NO;" if OBJECTIVES[explanation.objective].keeping else "no;"
     return "mostly:" if kept == "mostly" else "yes;"
 
 

@@ -8,7 +8,7 @@ from expcam.circuits.choosing import CIRCUIT, RANDOM
 from expcam.circuits.verification import CircuitCheck
 from expcam.errors import OptionError
 from expcam.explain.explanation import Explanation
-from expcam.explain.objectives import EVALUATION, OBJECTIVES
+from expcam.explain.objectives import EVALUATION, OBJECTIVES, REMOVAL
 
 EDGE_MEANING = {
     "weight×activation": "L1 norm of the weights from source to target, every scale on the way "
@@ -46,7 +46,7 @@ def holding(explanation: Explanation) -> str:
     asked = OBJECTIVES[explanation.objective]
     if asked.removal and not explanation.necessary:
         return "no"
-    return keeping(explanation) if asked.checks else "yes"
+    return keeping(explanation) if asked.keeping else "yes"
 
 
 def keeping(explanation: Explanation) -> str:
@@ -57,7 +57,8 @@ def keeping(explanation: Explanation) -> str:
     """
     if not explanation.kept:
         return "no"
-    if len(OBJECTIVES[explanation.objective].checks) <= 1 or explanation.robustness == 1:
+    more = set(OBJECTIVES[explanation.objective].checks) - {"zero", REMOVAL}
+    if not more or explanation.robustness == 1:
         return "yes"
     return "mostly" if explanation.robustness >= 0.5 else "no"
 
@@ -68,7 +69,7 @@ def verdict(explanation: Explanation) -> str:
     says = f"says “{e.label_name}”"
     if e.contrast is not None:
         says = f"prefers “{e.label_name}” to “{e.contrast_name}”"
-    if OBJECTIVES[e.objective].checks:
+    if OBJECTIVES[e.objective].keeping:
         return _sufficiency(e, says, area)
     if not e.necessary:
         return (
