@@ -27,15 +27,13 @@ from rich.progress import track
 from torch import Tensor
 
 import expcam
-from expcam.circuits.choosing import RANDOM
-from expcam.circuits.following import follow
-from expcam.circuits.measuring import measure
-from expcam.circuits.names import TOP_K
-from expcam.circuits.program import capture
-from expcam.circuits.readout import COVERAGE, select
-from expcam.circuits.scores import Channels
-from expcam.circuits.subjects import SUBJECTS
-from expcam.circuits.verification import ABLATIONS
+from expcam.circuits.ablation.choices import RANDOM
+from expcam.circuits.ablation.verification import ABLATIONS, SUBJECTS
+from expcam.circuits.edges.layers import follow
+from expcam.circuits.readout import select
+from expcam.circuits.scores import COVERAGE, TOP_K
+from expcam.circuits.trace.program import capture
+from expcam.circuits.trace.recording import Channels, measure
 from expcam.classifier.frozen import frozen
 
 KEY = ["classifier", "photo"]

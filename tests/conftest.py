@@ -19,8 +19,8 @@ import expcam
 from tests.helpers import EXAMPLES, SHARED, RedDetector
 
 if TYPE_CHECKING:
+    from expcam.circuits.ablation.verification import CircuitCheck
     from expcam.circuits.formats import Node
-    from expcam.circuits.verification import CircuitCheck
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -71,7 +71,7 @@ def cat_check(
 def cat_maps(
     bundled: expcam.Classifier, cat: expcam.Explanation, cat_circuit: expcam.Circuit
 ) -> list[tuple[Node, npt.NDArray[np.float32]]]:
-    from expcam.circuits.evidence import circuit_maps
+    from expcam.circuits.features import circuit_maps
 
     return circuit_maps(bundled, torch.from_numpy(cat.input), cat_circuit, count=3)
 

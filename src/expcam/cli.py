@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from expcam.circuits.names import (
+from expcam.circuits.scores import (
     EDGE_SCORE,
-    EDGE_SCORE_NAMES,
+    EDGE_SCORES,
     GRANULARITIES,
     NODE_SCORE,
-    NODE_SCORE_NAMES,
+    NODE_SCORES,
     TOP_K,
 )
 from expcam.errors import ExpcamError, ExpcamWarning, OptionError
@@ -112,14 +112,14 @@ def command(
         str,
         typer.Option(
             metavar="SCORE",
-            help=f"What ranks channels: {', '.join(NODE_SCORE_NAMES)}.",
+            help=f"What ranks channels: {', '.join(NODE_SCORES)}.",
         ),
     ] = NODE_SCORE,
     edges: Annotated[
         str,
         typer.Option(
             metavar="SCORE",
-            help=f"What an edge's score is: {', '.join(EDGE_SCORE_NAMES)} (or * for ×).",
+            help=f"What an edge's score is: {', '.join(EDGE_SCORES)} (or * for ×).",
         ),
     ] = EDGE_SCORE,
     granularity: Annotated[

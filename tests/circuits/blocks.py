@@ -1,13 +1,37 @@
-"""Tiny classifiers, one for each building block, small enough to work out by hand.
+"""Tiny classifiers, one for each building block, and circuits, to work out by hand.
 
-All take images ``(1, 3, 2, 2)`` and are run on the colours (1, 2, 3) in every pixel.
+All classifiers take images ``(1, 3, 2, 2)`` and are run on the colours (1, 2, 3) in every pixel.
 """
 
+import networkx as nx
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import expcam
 from tests.helpers import kernel
+
+COLOURS = torch.tensor([1.0, 2.0, 3.0])[None, :, None, None].expand(1, 3, 2, 2).clone()
+A0, A1, B0, B1, YES = ("a", 0), ("a", 1), ("b", 0), ("b", 1), ("fc", 1)
+Edges = dict[tuple[tuple[str, int], tuple[str, int]], float]
+
+
+def circuit_of(
+    edges: Edges, classifier: str = "tiny", end: tuple[str, int] = YES
+) -> expcam.Circuit:
+    """Edges with their scores, between the layers a, b and fc."""
+    graph: nx.DiGraph = nx.DiGraph(
+        classifier=classifier, label=end[1], label_name="yes", source="x", coverage=0.9, top_k=3,
+        nodes="relevance", edges="weight×activation", granularity="layers", wiring="exact",
+    )  # fmt: skip
+    for layer, channel in sorted({end, *(node for edge in edges for node in edge)}):
+        graph.add_node(
+            (layer, channel), layer=layer, channel=channel, depth="ab".find(layer) % 3,
+            activation=1.0, relevance=float(channel), kind="class" if layer == "fc" else "channel",
+        )  # fmt: skip
+    for (source, target), score in edges.items():
+        graph.add_edge(source, target, score=score, signed=score)
+    return expcam.Circuit(graph)
 
 
 def convolution(rows: list[list[float]], groups: int = 1) -> nn.Conv2d:
@@ -163,4 +187,25 @@ class Attention(nn.Module):
         stream = stream + self.out(heads.transpose(1, 2).reshape(batch, tokens, 4))
         stream = stream + self.down(self.up(stream).relu())
         logits: Tensor = self.head(stream.mean(1))
+        return logits
+
+
+class Mixes(nn.Module):
+    """Sorts channels, which cannot be followed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.conv(x).sort(1).values.mean((2, 3)))
+        return logits
+
+
+class Twice(Mixes):
+    """Uses one convolution in two places."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc((self.conv(x) + self.conv(x)).mean((2, 3)))
         return logits

@@ -1,4 +1,3 @@
-import networkx as nx
 import pytest
 
 import expcam
@@ -10,31 +9,11 @@ from expcam.circuits.comparison import (
 )
 from expcam.circuits.formats import checked
 from expcam.errors import OptionError
+from tests.circuits.blocks import A0, A1, B0, B1, YES, circuit_of
 from tests.helpers import EXAMPLES
 
-Edges = dict[tuple[tuple[str, int], tuple[str, int]], float]
-YES = ("fc", 1)
-
-
-def circuit(edges: Edges, classifier: str = "tiny", end: tuple[str, int] = YES) -> expcam.Circuit:
-    """Edges with their scores, between the layers a, b and fc."""
-    graph: nx.DiGraph = nx.DiGraph(
-        classifier=classifier, label=end[1], label_name="yes", source="x", coverage=0.9, top_k=3,
-        nodes="relevance", edges="weight×activation", granularity="layers", wiring="exact",
-    )  # fmt: skip
-    for layer, channel in sorted({end, *(node for edge in edges for node in edge)}):
-        graph.add_node(
-            (layer, channel), layer=layer, channel=channel, depth="ab".find(layer) % 3,
-            activation=1.0, relevance=float(channel), kind="class" if layer == "fc" else "channel",
-        )  # fmt: skip
-    for (source, target), score in edges.items():
-        graph.add_edge(source, target, score=score, signed=score)
-    return expcam.Circuit(graph)
-
-
-A0, A1, B0, B1 = ("a", 0), ("a", 1), ("b", 0), ("b", 1)
-FIRST = circuit({(A0, B0): 2.0, (A1, B0): 6.0, (B0, YES): 2.0})
-SECOND = circuit({(A0, B0): 5.0, (A0, B1): 1.0, (B0, YES): 4.0})
+FIRST = circuit_of({(A0, B0): 2.0, (A1, B0): 6.0, (B0, YES): 2.0})
+SECOND = circuit_of({(A0, B0): 5.0, (A0, B1): 1.0, (B0, YES): 4.0})
 
 
 def test_difference_by_hand() -> None:
@@ -75,15 +54,15 @@ def test_strongest_paths_by_hand() -> None:
     assert found["path"].tolist() == [(A1, B0, YES), (A0, B0, YES)]
     assert found["strength"].tolist() == pytest.approx([0.75, 0.25])
     assert len(strongest_paths(FIRST, count=1)) == 1
-    assert len(strongest_paths(circuit({}))) == 1  # the class alone
+    assert len(strongest_paths(circuit_of({}))) == 1  # the class alone
 
 
 def test_what_cannot_be_compared() -> None:
-    other = circuit({(A0, B0): 1.0}, classifier="other")
+    other = circuit_of({(A0, B0): 1.0}, classifier="other")
     with pytest.raises(OptionError, match="of different classifiers: other, tiny"):
         compare_circuits(FIRST, other)
     with pytest.raises(OptionError, match="of different classes"):
-        common_circuit([FIRST, circuit({(A0, B0): 1.0}, end=("fc", 0))])
+        common_circuit([FIRST, circuit_of({(A0, B0): 1.0}, end=("fc", 0))])
     with pytest.raises(OptionError, match="at least two"):
         stability([FIRST])
     with pytest.raises(OptionError, match="no circuits"):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import expcam
-from expcam.circuits.formats import as_json
+from expcam.circuits.formats import CSV_FILES, as_json
 from expcam.errors import FileFormatError
 
 SUFFIXES = (".json", ".graphml", ".gexf", ".csv")
@@ -136,3 +136,34 @@ def test_other_programs_read_the_tables(cat_circuit: expcam.Circuit, tmp_path: P
     cat_circuit.save(tmp_path / "c.csv")
     edges = pd.read_csv(tmp_path / "c.csv" / "edges.csv")
     assert edges["score"].sum() == pytest.approx(cat_circuit.edges["score"].sum())
+
+
+def test_a_folder_that_holds_other_files_is_left_alone(
+    cat_circuit: expcam.Circuit, tmp_path: Path
+) -> None:
+    folder = tmp_path / "results.csv"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileFormatError, match=r"results\.csv`: the folder holds `thesis\.txt`"):
+        cat_circuit.save(folder)
+    assert (folder / "thesis.txt").read_text() == "years of work"
+    assert [each.name for each in tmp_path.iterdir()] == ["results.csv"]
+    # Its own files it may replace.
+    (folder / "thesis.txt").unlink()
+    cat_circuit.save(folder)
+    cat_circuit.save(folder)
+    assert {each.name for each in folder.iterdir()} == set(CSV_FILES)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_where_a_folder_belongs_and_the_reverse(
+    cat_circuit: expcam.Circuit, tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"c{suffix}"
+    if suffix == ".csv":
+        path.write_text("mine")
+    else:
+        path.mkdir()
+    with pytest.raises(FileFormatError, match=r"cannot write .* it is a f"):
+        cat_circuit.save(path)
+    assert path.read_text() == "mine" if suffix == ".csv" else path.is_dir()

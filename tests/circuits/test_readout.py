@@ -1,5 +1,8 @@
 """The numbers are worked out by hand on the network of `conftest`."""
 
+import dataclasses
+import warnings
+
 import networkx as nx
 import pytest
 import torch
@@ -9,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import expcam
-from expcam.circuits.readout import select
+from expcam.circuits.readout import check_readable, select
+from expcam.circuits.scores import EDGE_SCORES
 from expcam.classifier.bundled import SmallResNet
-from expcam.errors import OptionError
+from expcam.errors import ClassifierError, OptionError
 from tests.helpers import keeping_everything, kernel
 
 
@@ -184,3 +188,38 @@ def test_paths_from_one_source_are_summed() -> None:
     # Weights 1 and 3 on activation 1, weights 2 and -4 on activation 2.
     assert edges["score"].to_dict() == pytest.approx({0: 4, 1: 12})
     assert edges["signed"].to_dict() == pytest.approx({0: 4, 1: -4})
+
+
+def test_an_explanation_of_another_classifier_is_refused(
+    micro: expcam.Classifier, all_kept: expcam.Explanation
+) -> None:
+    other = dataclasses.replace(all_kept, classifier="resnet18")
+    message = "the explanation is of classifier `resnet18`, not of `custom`"
+    with pytest.raises(OptionError, match=message):
+        expcam.read_circuit(micro, other)
+
+
+@pytest.mark.parametrize("edges", EDGE_SCORES)
+def test_a_float64_classifier(
+    micro: expcam.Classifier, all_kept: expcam.Explanation, edges: str
+) -> None:
+    single = expcam.read_circuit(micro, all_kept, coverage=1.0, edges=edges)
+    micro.module.double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is followed, not read at its modules
+        double = expcam.read_circuit(micro, all_kept, coverage=1.0, edges=edges)
+    check_readable(micro, torch.from_numpy(all_kept.input))
+    assert set(double.graph.edges) == set(single.graph.edges)
+    for edge, data in double.graph.edges.items():
+        assert data["score"] == pytest.approx(single.graph.edges[edge]["score"], rel=1e-4)
+    assert next(micro.module.parameters()).dtype == torch.float64
+
+
+def test_inside_inference_mode_it_says_what_is_wrong(
+    micro: expcam.Classifier, all_kept: expcam.Explanation
+) -> None:
+    with torch.inference_mode():
+        with pytest.raises(ClassifierError, match=r"read_circuit needs .* torch\.inference_mode"):
+            expcam.read_circuit(micro, all_kept)
+        with pytest.raises(ClassifierError, match="reading a circuit needs"):
+            check_readable(micro, torch.from_numpy(all_kept.input))

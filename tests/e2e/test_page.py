@@ -11,8 +11,8 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import expcam
+from expcam.circuits.ablation.verification import CircuitCheck
 from expcam.circuits.formats import Node
-from expcam.circuits.verification import CircuitCheck
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import json
 import pytest
 
 import expcam
-from expcam.circuits.verification import CircuitCheck
+from expcam.circuits.ablation.verification import CircuitCheck
 from expcam.graphs.figures import faithfulness_figure
 
 

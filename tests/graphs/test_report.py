@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import expcam
-from expcam.circuits.verification import CircuitCheck
+from expcam.circuits.ablation.verification import CircuitCheck
 from expcam.errors import FileFormatError
 from expcam.graphs import report, wording
 from expcam.graphs.report import report_html

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 import expcam
-from expcam.circuits.choosing import CIRCUIT, RANDOM
-from expcam.circuits.verification import CircuitCheck
+from expcam.circuits.ablation.choices import CIRCUIT, RANDOM
+from expcam.circuits.ablation.verification import CircuitCheck
 from expcam.graphs.wording import (
     circuit_figures,
     circuit_verdict,

@@ -1,1 +1,1 @@
-"""The readout: wiring of a model, active channels, edges."""
+"""The circuit of a decision: which channels carried it, and how they feed one another."""

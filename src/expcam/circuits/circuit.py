@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import networkx as nx
 import pandas as pd
 
-from expcam.circuits.formats import Node, read_circuit_file, tables, write_circuit
+from expcam.circuits.formats import Node, edge_table, node_table, read_circuit_file, write_circuit
 from expcam.errors import OptionError
 
 
@@ -24,21 +23,22 @@ class Circuit:
             ``input``). Edge attributes ``score`` (‖W‖₁ × activation of the source, or the score
             that was asked for) and ``signed`` (what the source adds to the target's mean
             preactivation on this image). Graph attributes ``classifier``, ``label``,
-            ``label_name``, ``source``, ``coverage``, ``top_k``, ``nodes`` and ``edges`` (which
-            scores), ``granularity``, ``wiring`` (``exact``, or why it was read at modules).
+            ``label_name``, ``source``, ``contrast``, ``coverage``, ``top_k``, ``nodes`` and
+            ``edges`` (which scores), ``granularity``, ``wiring`` (``exact``, or why it was read
+            at modules).
     """
 
     graph: "nx.DiGraph[Node]"
 
-    @cached_property
+    @property
     def nodes(self) -> pd.DataFrame:
-        """One row per node: layer, channel, depth, activation, relevance, kind."""
-        return tables(self.graph)[0]
+        """A new table, one row per node: layer, channel, depth, activation, relevance, kind."""
+        return node_table(self.graph)
 
-    @cached_property
+    @property
     def edges(self) -> pd.DataFrame:
-        """One row per edge: source and target layer and channel, score, signed."""
-        return tables(self.graph)[1]
+        """A new table, one row per edge: source and target layer and channel, score, signed."""
+        return edge_table(self.graph)
 
     @property
     def layers(self) -> list[str]:
@@ -59,7 +59,8 @@ class Circuit:
                 ``.gexf``, or ``.csv`` for a folder of tables.
 
         Raises:
-            FileFormatError: No such format, or the path cannot be written.
+            FileFormatError: No such format, or the path cannot be written; or a folder is there
+                that holds other files than such tables.
         """
         write_circuit(path, self.graph)
 
@@ -84,3 +85,18 @@ def check_known(nodes: Iterable[Node], counts: Mapping[str, int]) -> None:
     for layer, channel in nodes:
         if not 0 <= channel < counts.get(layer, 0):
             raise OptionError(f"the circuit's node {layer}:{channel} is not in this classifier")
+
+
+def check_classifier(what: str, name: object, classifier: str) -> None:
+    """Raise `OptionError` when an explanation or a circuit is of another classifier.
+
+    Args:
+        what: ``explanation`` or ``circuit``.
+        name: The classifier that it is of; None where that is not known.
+        classifier: The name of the one at hand.
+    """
+    if name not in (None, classifier):
+        raise OptionError(
+            f"the {what} is of classifier `{name}`, not of `{classifier}`; "
+            "if they are the same, give it the same name"
+        )

@@ -15,7 +15,7 @@ import networkx as nx
 import pandas as pd
 
 from expcam.errors import FileFormatError
-from expcam.files import written_whole
+from expcam.files import check_writable, written_whole
 
 Node = tuple[str, int]
 """A channel: the name of its layer, and its index there."""
@@ -32,21 +32,24 @@ GRAPH_ATTRIBUTES: dict[str, type] = {
     **{"nodes": str, "edges": str, "granularity": str, "wiring": str},
 }
 EDGE_ENDS = ("source_layer", "source_channel", "target_layer", "target_channel")
+CSV_FILES = ("circuit.csv", "nodes.csv", "edges.csv")
 HEADER = "circuit"
 """Where a format has no place for the circuit's own attributes: they, as JSON, by this name."""
 
 
-def tables(graph: "nx.DiGraph[Node]") -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Nodes and edges as tables, a row each."""
-    nodes = [[data[name] for name in NODE_ATTRIBUTES] for _, data in graph.nodes(data=True)]
-    edges = [
+def node_table(graph: "nx.DiGraph[Node]") -> pd.DataFrame:
+    """A row for each node."""
+    rows = [[data[name] for name in NODE_ATTRIBUTES] for _, data in graph.nodes(data=True)]
+    return pd.DataFrame(rows, columns=list(NODE_ATTRIBUTES))
+
+
+def edge_table(graph: "nx.DiGraph[Node]") -> pd.DataFrame:
+    """A row for each edge, with its ends."""
+    rows = [
         (*source, *target, *(data[name] for name in EDGE_ATTRIBUTES))
         for source, target, data in graph.edges(data=True)
     ]
-    return (
-        pd.DataFrame(nodes, columns=list(NODE_ATTRIBUTES)),
-        pd.DataFrame(edges, columns=[*EDGE_ENDS, *EDGE_ATTRIBUTES]),
-    )
+    return pd.DataFrame(rows, columns=[*EDGE_ENDS, *EDGE_ATTRIBUTES])
 
 
 def as_json(graph: "nx.DiGraph[Node]") -> dict[str, Any]:
@@ -59,9 +62,11 @@ def write_circuit(path: str | Path, graph: "nx.DiGraph[Node]") -> None:
     """Write a circuit in the format of the path's suffix, whole or not at all.
 
     Raises:
-        FileFormatError: No such format, or the path cannot be written.
+        FileFormatError: No such format, or the path cannot be written; or it is a folder that
+            holds other files, which would be lost.
     """
     writer = _by_suffix(path, _WRITERS)
+    check_writable(path, folder=CSV_FILES if writer is _write_csv else None)
     with written_whole(path) as temporary:
         writer(temporary, graph)
 
@@ -171,11 +176,11 @@ def _with_own_keys(text: "nx.DiGraph[str]") -> "nx.DiGraph[Node]":
 
 def _write_csv(path: Path, graph: "nx.DiGraph[Node]") -> None:
     path.mkdir()
-    nodes, edges = tables(graph)
-    nodes.to_csv(path / "nodes.csv", index=False)
-    edges.to_csv(path / "edges.csv", index=False)
     own = [(name, json.dumps(value)) for name, value in {"format": FORMAT, **graph.graph}.items()]
-    pd.DataFrame(own, columns=["attribute", "value"]).to_csv(path / "circuit.csv", index=False)
+    header = pd.DataFrame(own, columns=["attribute", "value"])
+    tables = (header, node_table(graph), edge_table(graph))
+    for name, table in zip(CSV_FILES, tables, strict=True):
+        table.to_csv(path / name, index=False)
 
 
 def _read_csv(path: Path) -> "nx.DiGraph[Node]":

@@ -1,35 +1,34 @@
 """From an explanation's forward and backward pass to the circuit."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import networkx as nx
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from expcam.circuits.circuit import Circuit
-from expcam.circuits.contraction import contract, where_maps_meet
-from expcam.circuits.flows import INPUT
-from expcam.circuits.following import follow
+from expcam.circuits.blocks import contract, where_maps_meet
+from expcam.circuits.circuit import Circuit, check_classifier
+from expcam.circuits.edges.gradients import read_modules
+from expcam.circuits.edges.layers import Contribution, follow
 from expcam.circuits.formats import Node
-from expcam.circuits.measuring import Selection, measure
-from expcam.circuits.modules import read_modules
-from expcam.circuits.names import EDGE_SCORE, GRANULARITIES, NODE_SCORE, TOP_K
-from expcam.circuits.reading import Contribution
 from expcam.circuits.scores import (
+    BY_GRADIENT,
+    COVERAGE,
+    EDGE_SCORE,
     EDGE_SCORES,
-    NEED_GRADIENT,
+    GRANULARITIES,
+    NODE_SCORE,
     NODE_SCORES,
-    Channels,
-    EdgeScore,
+    TOP_K,
+    EdgeMeasures,
     score_name,
 )
-from expcam.classifier.frozen import frozen
-from expcam.classifier.model import IMAGENET_MEAN, Classifier
+from expcam.circuits.trace.recording import INPUT, Channels, measure
+from expcam.classifier.frozen import frozen, require_autograd
+from expcam.classifier.model import Classifier
 from expcam.errors import ExpcamWarning, OptionError, WiringError
 from expcam.explain.explanation import Explanation
-
-COVERAGE = 0.9
 
 
 def read_circuit(
@@ -67,13 +66,17 @@ def read_circuit(
             maps are summed, concatenated or pooled, the paths between them summed up.
         whole_image: Read it on the whole image instead, background and all.
 
-    A classifier whose wiring is not understood is read at its modules with hooks, its edges
-    from gradients; an `ExpcamWarning` says so, and why, and so does the graph's ``wiring``.
+    A classifier whose wiring is not understood is read at its modules with hooks, and gradients
+    stand in for the weights between them. An `ExpcamWarning` says so, and why; so do the graph's
+    ``wiring`` and ``edges``.
 
     Raises:
-        ClassifierError: Not even that can be done.
-        OptionError: An option out of range.
+        ClassifierError: Not even that can be done, or it is called inside
+            ``torch.inference_mode()``.
+        OptionError: An option out of range, or an explanation of another classifier.
     """
+    require_autograd("read_circuit")
+    check_classifier("explanation", explanation.classifier, classifier.name)
     if classifier.compares:
         raise OptionError(
             "a circuit is of one class: give the classifier itself, not one `between` two classes"
@@ -97,29 +100,31 @@ def read_circuit(
 
     def selection(name: str, channels: Channels) -> Tensor:
         if name == INPUT:
-            return torch.arange(len(IMAGENET_MEAN) if include_input else 0)
+            return torch.arange(e.shape[1] if include_input else 0)
         return select(NODE_SCORES[nodes](channels), coverage, top_k)
 
+    gradients = EDGE_SCORES[edges].needs_gradient
     with frozen(classifier.module) as module:
         try:
-            measured = measure(module, e, label, selection, gradients=edges in NEED_GRADIENT)
+            measured = measure(module, e, label, selection, gradients=gradients)
+            active = {name: each.channels for name, each in measured.active.items()}
+            output = measured.recording.output_layer
             with torch.no_grad():
-                found = _Edges(EDGE_SCORES[edges], measured.channels)
-                for contribution in follow(measured.recording, measured.active):
-                    found.add(contribution)
+                found = _edges(
+                    edges, measured.channels, follow(measured.recording, measured.active)
+                )
+            _fill(graph, measured.channels, active, output, found)
         except WiringError as error:
-            return _by_modules(graph, module, e, selection, str(error))
-    _add_nodes(
-        graph,
-        measured.channels,
-        {name: active.channels for name, active in measured.active.items()},
-        measured.recording.output_layer,
-    )
-    graph.add_edges_from(found)
-    circuit = Circuit(graph)
+            _warn(str(error), granularity)
+            reading = read_modules(module, e, label, selection, gradients=gradients)
+            found = _edges(edges, reading.channels, reading.edges)
+            _fill(graph, reading.channels, reading.active, reading.output_layer, found)
+            graph.graph |= {"wiring": f"modules: {error}", "edges": edges + BY_GRADIENT}
+            graph.graph["granularity"] = "layers"
+            return Circuit(graph)
     if granularity == "blocks":
-        return contract(circuit, where_maps_meet(measured.recording.wiring))
-    return circuit
+        return contract(Circuit(graph), where_maps_meet(measured.recording.wiring))
+    return Circuit(graph)
 
 
 def shown(classifier: Classifier, explanation: Explanation, *, whole_image: bool = False) -> Tensor:
@@ -136,6 +141,7 @@ def check_readable(classifier: Classifier, x: Tensor) -> None:
     It costs a forward and a backward pass or two on a normalised image ``(3, H, W)``; call it
     before longer work.
     """
+    require_autograd("reading a circuit")
 
     def first(_: str, __: Channels) -> Tensor:
         return torch.tensor([0])
@@ -180,35 +186,25 @@ def select(relevance: Tensor, coverage: float, top_k: int) -> Tensor:
     return order[: min(needed, top_k)]
 
 
-def _by_modules(
-    graph: "nx.DiGraph[Node]", module: nn.Module, e: Tensor, selection: Selection, reason: str
-) -> Circuit:
-    """The circuit of a classifier whose wiring is not understood."""
+def _warn(reason: str, granularity: str) -> None:
+    """Say that a classifier is read at its modules, and what follows from it."""
+    layers = "; it has all layers, since blocks are not known" if granularity == "blocks" else ""
     warnings.warn(
         f"{reason}. The circuit is read at the classifier's modules instead, its edges from "
-        "gradients: an edge's weight is what the gradient makes of it on this image",
+        f"gradients: an edge's weight is what the gradient makes of it on this image{layers}",
         ExpcamWarning,
         stacklevel=3,
     )
-    reading = read_modules(module, e, graph.graph["label"], selection)
-    graph.graph |= {"wiring": f"modules: {reason}", "edges": EDGE_SCORE, "granularity": "layers"}
-    _add_nodes(graph, reading.channels, reading.active, reading.output_layer)
-    for edge in reading.edges:
-        activation = reading.channels[edge.source].activation[edge.sources]
-        numbers = (edge.sources, edge.weight * activation, edge.signed)
-        for source, score, signed in zip(*(n.tolist() for n in numbers), strict=True):
-            if score:
-                graph.add_edge((edge.source, source), edge.target, score=score, signed=signed)
-    return Circuit(graph)
 
 
-def _add_nodes(
+def _fill(
     graph: "nx.DiGraph[Node]",
     channels: Mapping[str, Channels],
     active: Mapping[str, Tensor],
     output: str,
+    edges: Iterator[tuple[Node, Node, dict[str, float]]],
 ) -> None:
-    """The active channels, the first layer first."""
+    """Add the active channels to a graph, the first layer first, and the edges between them."""
     kinds = {output: "class", INPUT: "input"}
     order = [name for name in channels if len(active[name])]
     for depth, name in enumerate(order):
@@ -225,28 +221,33 @@ def _add_nodes(
                 relevance=relevance[channel],
                 kind=kinds.get(name, "channel"),
             )
+    graph.add_edges_from(edges)
 
 
-class _Edges:
-    """Edges that are summed up: a source may reach a target in several ways."""
-
-    def __init__(self, score: EdgeScore, channels: Mapping[str, Channels]) -> None:
-        self._score, self._channels = score, channels
-        self._numbers: dict[tuple[Node, Node], tuple[float, float]] = {}
-
-    def add(self, contribution: Contribution) -> None:
-        activation = self._channels[contribution.source].activation[contribution.sources]
-        score = self._score(contribution, activation)
-        sources = [(contribution.source, channel) for channel in contribution.sources.tolist()]
-        targets = [(contribution.target, channel) for channel in contribution.targets.tolist()]
-        rows = (score.tolist(), contribution.signed.tolist(), (contribution.weight > 0).tolist())
-        numbers = self._numbers
+def _edges(
+    name: str, channels: Mapping[str, Channels], contributions: Iterable[Contribution]
+) -> Iterator[tuple[Node, Node, dict[str, float]]]:
+    """Edges with their scores; a source that reaches a target on several paths counts once."""
+    found: dict[tuple[Node, Node], tuple[float, float]] = {}
+    for each in contributions:
+        activation = channels[each.source].activation[each.sources]
+        measures = EdgeMeasures(
+            weight=each.weight,
+            activation=activation.expand_as(each.weight),
+            signed=each.signed,
+            attribution=each.attribution,
+            sensitivity=None if each.sensitivity is None else each.sensitivity[:, None],
+        )
+        score = EDGE_SCORES[name].of(measures)
+        sources = [(each.source, channel) for channel in each.sources.tolist()]
+        targets = [(each.target, channel) for channel in each.targets.tolist()]
+        rows = (score.tolist(), each.signed.tolist(), (each.weight > 0).tolist())
         for target, *row in zip(targets, *rows, strict=True):
             for source, strength, signed, linked in zip(sources, *row, strict=True):
                 if linked:
-                    before = numbers.get((source, target), (0.0, 0.0))
-                    numbers[source, target] = (before[0] + strength, before[1] + signed)
-
-    def __iter__(self) -> Iterator[tuple[Node, Node, dict[str, float]]]:
-        for (source, target), (score, signed) in self._numbers.items():
-            yield source, target, {"score": score, "signed": signed}
+                    before = found.get((source, target), (0.0, 0.0))
+                    found[source, target] = (before[0] + strength, before[1] + signed)
+    return (
+        (source, target, {"score": score, "signed": signed})
+        for (source, target), (score, signed) in found.items()
+    )

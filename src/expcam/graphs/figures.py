@@ -3,9 +3,9 @@
 import numpy as np
 import plotly.graph_objects as go
 
-from expcam.circuits.choosing import CIRCUIT
+from expcam.circuits.ablation.choices import CIRCUIT
+from expcam.circuits.ablation.verification import CircuitCheck
 from expcam.circuits.circuit import Circuit
-from expcam.circuits.verification import CircuitCheck
 from expcam.graphs.layout import RANKS, Layout, lay_out
 
 COLUMN_WIDTH = 62

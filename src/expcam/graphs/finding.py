@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
 
+    from expcam.circuits.ablation.verification import CircuitCheck
     from expcam.circuits.circuit import Circuit
     from expcam.circuits.formats import Node
-    from expcam.circuits.verification import CircuitCheck
     from expcam.classifier.model import Classifier, Prepared
     from expcam.explain.explanation import Explanation
 
@@ -63,7 +63,8 @@ def check_requests(circuit: CircuitRequest, methods: Sequence[str]) -> None:
     Raises:
         OptionError: An option has a value that it cannot have.
     """
-    from expcam.circuits.readout import COVERAGE, check_selection
+    from expcam.circuits.readout import check_selection
+    from expcam.circuits.scores import COVERAGE
     from expcam.explain.compare.compare import check_methods
 
     check_selection(COVERAGE, circuit.top_k, circuit.nodes, circuit.edges, circuit.granularity)
@@ -127,8 +128,8 @@ def _tested(
     """The fields of a `Finding` that say whether the circuit is what carried the decision."""
     import torch
 
-    from expcam.circuits.evidence import circuit_maps
-    from expcam.circuits.verification import necessary_channels, verify_circuit
+    from expcam.circuits.ablation.verification import necessary_channels, verify_circuit
+    from expcam.circuits.features import circuit_maps
 
     if circuit.graph.graph["wiring"] != "exact":
         return {}

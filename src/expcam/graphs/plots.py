@@ -13,7 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from expcam.circuits.circuit import Circuit
-from expcam.circuits.evidence import Crop
+from expcam.circuits.features import Crop
 from expcam.circuits.formats import Node
 from expcam.explain.explanation import Explanation
 from expcam.files import written_whole

@@ -13,9 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from expcam.circuits.ablation.verification import CircuitCheck
 from expcam.circuits.circuit import Circuit
 from expcam.circuits.formats import Node
-from expcam.circuits.verification import CircuitCheck
 from expcam.explain.compare.attributions import BASELINES
 from expcam.explain.explanation import Explanation
 from expcam.explain.objectives import EVALUATION

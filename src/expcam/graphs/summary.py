@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from expcam.circuits.verification import CircuitCheck
+from expcam.circuits.ablation.verification import CircuitCheck
 from expcam.explain.explanation import Explanation
 from expcam.explain.objectives import OBJECTIVES
 from expcam.graphs.finding import Finding

@@ -4,8 +4,8 @@ import math
 
 import pandas as pd
 
-from expcam.circuits.choosing import CIRCUIT, RANDOM
-from expcam.circuits.verification import CircuitCheck
+from expcam.circuits.ablation.choices import CIRCUIT, RANDOM
+from expcam.circuits.ablation.verification import CircuitCheck
 from expcam.errors import OptionError
 from expcam.explain.explanation import Explanation
 from expcam.explain.objectives import EVALUATION, OBJECTIVES, REMOVAL

@@ -1,0 +1,1 @@
+"""Classifiers with channels or edges replaced, and the test of a circuit by them."""

@@ -1,0 +1,353 @@
+"""Is a circuit what carried the decision? Its parts kept, or removed, beside controls."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from expcam.circuits.ablation.choices import Choice, LogitsOf, choices, matched
+from expcam.circuits.ablation.edges import Edges
+from expcam.circuits.ablation.nodes import Nodes
+from expcam.circuits.circuit import Circuit, check_classifier
+from expcam.circuits.formats import Node
+from expcam.circuits.readout import shown
+from expcam.circuits.scores import BY_GRADIENT, EDGE_SCORES, NODE_SCORES, score_name
+from expcam.classifier.frozen import frozen, require_autograd
+from expcam.classifier.images import ImageSource
+from expcam.classifier.model import Classifier
+from expcam.errors import OptionError
+from expcam.explain.explanation import Explanation
+from expcam.progress import Progress, silent
+
+SIZES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
+"""Shares of each layer's parts that are kept, or removed."""
+RANDOM_DRAWS = 5
+ROUNDING = 1e-4
+"""By so much two logits may differ for rounding alone, as a share of the whole model's."""
+WITHIN = 0.2
+"""A circuit is sufficient when the label holds and the logit differs from the whole model's by at
+most this share of it."""
+
+ABLATIONS = ("zero", "mean", "resample")
+"""What stands in the place of ablated parts; see `verify_circuit`."""
+WEIGHT_RANDOMISED = "randomised"
+"""Method: the circuit's own score, measured on the weight-randomised control."""
+
+
+def weight_randomised(module: nn.Module, rng: torch.Generator) -> nn.Module:
+    """The weight-randomised control: a copy of a module with the numbers of each weight shuffled.
+
+    Biases, and the scales of norms, stay as they are.
+    """
+    shuffled = copy.deepcopy(module)
+    for parameter in shuffled.parameters():
+        if parameter.ndim > 1:
+            order = torch.randperm(parameter.numel(), generator=rng).to(parameter.device)
+            parameter.data = parameter.data.flatten()[order].view_as(parameter)
+    return shuffled
+
+
+class Subject(Protocol):
+    """The parts of a classifier, on one image and for one class, that a test ablates."""
+
+    @property
+    def whole(self) -> Tensor:
+        """Logits ``(classes,)`` with everything kept."""
+
+    def scores(self, module: nn.Module) -> dict[str, dict[str, Tensor]]:
+        """Scores of all parts by method and layer, measured on a module."""
+
+    def chosen(self, circuit: Circuit) -> dict[str, Tensor]:
+        """The parts of a circuit, boolean, by layer."""
+
+    def against(self, references: Sequence[Tensor], *, averaged: bool) -> LogitsOf:
+        """The test by one reference: images, or none for zero."""
+
+
+SUBJECTS: dict[str, Callable[[Classifier, nn.Module, Tensor, int], Subject]] = {
+    "nodes": Nodes,
+    "edges": Edges,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CircuitCheck:
+    """What ablation says of a circuit.
+
+    Attributes:
+        curves: One row per image, parts (``nodes`` or ``edges``), ablation, method and size:
+            ``image``, ``parts``, ``ablation``, ``method`` (a score's name, ``randomised``, or
+            ``random``), ``draw`` (of the random parts), ``size`` (share of each layer's parts),
+            ``faithfulness`` (of what is kept: 1 is the whole model's logit, 0 that of everything
+            ablated), ``completeness`` (the same with these parts removed and all others kept; 0
+            is best), ``label_kept``, ``logit_ratio``.
+        circuit: The same columns for the circuit's own parts, and for as many random ones in
+            each layer.
+        ours: By parts the score that the circuit was read with.
+        holds: Whether the whole model gives the label on all images.
+    """
+
+    curves: pd.DataFrame
+    circuit: pd.DataFrame
+    ours: Mapping[str, str]
+    holds: bool
+
+    def summary(self) -> pd.DataFrame:
+        """One row per parts, ablation and method.
+
+        Columns: ``distance`` (mean over images and sizes of |faithfulness - 1|, the area between
+        the curve and 1; lower is better, and overshoot counts against a circuit), ``spread``
+        (standard deviation of it over the draws, where there are several), ``removal`` (mean
+        |completeness|), ``smallest`` (median over images of the least size at which the label
+        holds and the logit lies within 20 % of the whole model's; 1 where none does),
+        ``label_kept`` (share of all rows).
+        """
+        rows = self.curves.assign(
+            distance=(self.curves["faithfulness"] - 1).abs(),
+            removal=self.curves["completeness"].abs(),
+            sufficient=self.curves["label_kept"]
+            & ((self.curves["logit_ratio"] - 1).abs() <= WITHIN),
+        )
+        rows["least"] = rows["size"].where(rows["sufficient"], 1.0)
+        by = ["parts", "ablation", "method"]
+        groups = rows.groupby(by, sort=False)
+        per_draw = rows.groupby([*by, "draw"], sort=False)["distance"].mean()
+        least = rows.groupby([*by, "image", "draw"], sort=False)["least"].min()
+        return pd.DataFrame(
+            {
+                "distance": groups["distance"].mean(),
+                "spread": per_draw.groupby(by, sort=False).std().fillna(0.0),
+                "removal": groups["removal"].mean(),
+                "smallest": least.groupby(by, sort=False).median(),
+                "label_kept": groups["label_kept"].mean(),
+            }
+        )
+
+    def of(self, parts: str, ablation: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The rows of ``curves`` and of ``circuit`` that are of these parts and this ablation."""
+        curves, own = (
+            table[(table["parts"] == parts) & (table["ablation"] == ablation)]
+            for table in (self.curves, self.circuit)
+        )
+        return curves, own
+
+    def controls_as_good(self, ablation: str, parts: str = "nodes") -> list[str]:
+        """Methods whose curve lies at least as near to 1 as that of the circuit's own score."""
+        distances = self.summary()["distance"]
+        if (parts, ablation) not in distances.index.droplevel("method"):
+            raise OptionError(f"{parts} were not tested by {ablation} ablation")
+        distance = distances.loc[parts, ablation]
+        ours = self.ours[parts]
+        return [
+            name for name in distance.index if name != ours and not distance[name] > distance[ours]
+        ]
+
+
+def verify_circuit(
+    classifier: Classifier,
+    circuit: Circuit,
+    images: Sequence[Explanation | ImageSource | Tensor],
+    *,
+    reference: Sequence[ImageSource | Tensor] = (),
+    ablations: Sequence[str] = ("zero",),
+    parts: Sequence[str] = ("nodes",),
+    sizes: Sequence[float] = SIZES,
+    draws: int = RANDOM_DRAWS,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> CircuitCheck:
+    """Test a circuit, and the scores that it rests on, by ablation.
+
+    Of nodes, in every layer at once, the channels that are not kept are replaced: by zero, by
+    their mean over the reference images, or by their activation on one of these. Of edges, each
+    channel sees its kept sources as they are and all others as on a reference: the grey image,
+    the mean of the reference images, or one of these. Faithfulness is ``(f(kept) - f(none)) /
+    (f(all) - f(none))`` of the class's logit, after Wang et al. (arXiv 2211.00593); its distance
+    from 1 is what the MIB benchmark (arXiv 2504.13151) calls CMD.
+
+    Args:
+        classifier: The classifier; it is left as it was found.
+        circuit: Its class is the one that is looked at.
+        images: On which the test is made; of an explanation its masked image.
+        reference: Images for the ablations ``mean`` and ``resample``.
+        ablations: Of `ABLATIONS`.
+        parts: ``nodes``, ``edges`` or both; edges take a pass for each choice.
+        sizes: Shares of each layer's parts, in (0, 1).
+        draws: How many draws of random parts stand beside each choice.
+        seed: Of the random parts, the shuffled weights and the resampled images.
+        progress: Called after each image.
+
+    Raises:
+        OptionError: An option that cannot be, no reference where one is needed, or a circuit of
+            another classifier.
+        ClassifierError: The readout cannot follow the classifier, or it has attention and edges
+            are asked for; or it is called inside ``torch.inference_mode()``.
+    """
+    require_autograd("verify_circuit")
+    _check(circuit, images, reference, ablations, parts, sizes, draws)
+    check_classifier("circuit", circuit.graph.graph.get("classifier"), classifier.name)
+    label, rival = _class_of(circuit)
+    holds = True
+    rng = torch.Generator().manual_seed(seed)
+    curves: list[dict[str, object]] = []
+    own: list[dict[str, object]] = []
+    facts = circuit.graph.graph
+    ours = {
+        "nodes": score_name(facts["nodes"], NODE_SCORES, "node"),
+        "edges": score_name(facts["edges"].removesuffix(BY_GRADIENT), EDGE_SCORES, "edge"),
+    }
+    with frozen(classifier.module) as module:
+        others = [classifier.prepare(each).input for each in reference]
+        control = weight_randomised(module, rng)
+        for place, image in enumerate(images):
+            x = _input_of(classifier, image)
+            for kind in parts:
+                subject = SUBJECTS[kind](classifier, module, x, label)
+                holds = holds and bool(_kept(subject.whole[None], label, rival))
+                chosen = subject.chosen(circuit)
+                scores = {
+                    **subject.scores(module),
+                    WEIGHT_RANDOMISED: subject.scores(control)[ours[kind]],
+                }
+                tested = list(choices(scores, sizes, draws, rng))
+                beside = list(matched(chosen, draws, rng))
+                for ablation in ablations:
+                    logits_of = subject.against(
+                        _references(ablation, others, rng), averaged=ablation == "mean"
+                    )
+                    figures = _Figures(logits_of, subject.whole, label, rival)
+                    row = {"image": place, "parts": kind, "ablation": ablation}
+                    curves += [row | each for each in figures.of(tested)]
+                    own += [row | each for each in figures.of(beside)]
+            progress("ablation", place + 1, len(images))
+    return CircuitCheck(
+        curves=pd.DataFrame(curves), circuit=pd.DataFrame(own), ours=ours, holds=holds
+    )
+
+
+def necessary_channels(
+    classifier: Classifier, circuit: Circuit, image: Explanation | ImageSource | Tensor
+) -> list[Node] | None:
+    """The channels of a circuit whose ablation alone, by zero, loses the label.
+
+    None where the label does not hold with nothing ablated.
+
+    Args:
+        classifier: The classifier; it is left as it was found.
+        circuit: Its class is the one that is looked at.
+        image: Of an explanation its masked image.
+
+    Raises:
+        OptionError: The circuit is not of this classifier.
+        ClassifierError: The readout cannot follow the classifier, or it is called inside
+            ``torch.inference_mode()``.
+    """
+    require_autograd("necessary_channels")
+    check_classifier("circuit", circuit.graph.graph.get("classifier"), classifier.name)
+    label, rival = _class_of(circuit)
+    with frozen(classifier.module) as module:
+        subject = Nodes(classifier, module, _input_of(classifier, image), label)
+        subject.chosen(circuit)
+        nodes = [key for key, data in circuit.graph.nodes(data=True) if data["kind"] == "channel"]
+        keeps = []
+        for layer, channel in nodes:
+            keep = {name: torch.ones(n, dtype=torch.bool) for name, n in subject.counts.items()}
+            keep[layer][channel] = False
+            keeps.append(keep)
+        if not _kept(subject.whole[None], label, rival):
+            return None
+        logits_of = subject.against([], averaged=False)
+        kept = _kept(logits_of(keeps), label, rival).tolist() if keeps else []
+    return [node for node, held in zip(nodes, kept, strict=True) if not held]
+
+
+def _class_of(circuit: Circuit) -> tuple[int, int | None]:
+    """A circuit's class, and the only one that it was compared to, if any."""
+    facts = circuit.graph.graph
+    return int(facts["label"]), facts.get("contrast")
+
+
+def _kept(logits: Tensor, label: int, rival: int | None) -> Tensor:
+    """Whether each row of logits says the label; for a contrast, before the rival."""
+    if rival is not None:
+        return logits[:, label] > logits[:, rival]
+    return logits.argmax(1) == label
+
+
+def _references(ablation: str, others: Sequence[Tensor], rng: torch.Generator) -> Sequence[Tensor]:
+    """The images that an ablation refers to."""
+    if ablation == "zero":
+        return []
+    if ablation == "resample":
+        return [others[int(torch.randint(len(others), (), generator=rng))]]
+    return others
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """The figures of choices of parts, by one ablation."""
+
+    logits_of: LogitsOf
+    whole: Tensor
+    label: int
+    rival: int | None
+
+    def of(self, tested: Sequence[Choice]) -> list[dict[str, object]]:
+        """A row for each choice."""
+        label, rival = self.label, self.rival
+        nothing = {name: torch.zeros_like(keep) for name, keep in tested[0].keep.items()}
+        logits = self.logits_of(
+            [nothing, *(each.keep for each in tested), *(each.complement for each in tested)]
+        )
+        full, none = float(self.whole[label]), float(logits[0, label])
+        # Where ablating everything changes nothing, there is nothing to be faithful to.
+        span = full - none if abs(full - none) > ROUNDING * max(1, abs(full)) else float("nan")
+        with_parts, without = logits[1 : len(tested) + 1], logits[len(tested) + 1 :]
+        return [
+            {
+                "method": choice.method,
+                "draw": choice.draw,
+                "size": choice.size,
+                "faithfulness": (float(on[label]) - none) / span,
+                "completeness": (float(off[label]) - none) / span,
+                "label_kept": bool(_kept(on[None], label, rival)),
+                "logit_ratio": float(on[label]) / full if full else float("nan"),
+            }
+            for choice, on, off in zip(tested, with_parts, without, strict=True)
+        ]
+
+
+def _input_of(classifier: Classifier, image: Explanation | ImageSource | Tensor) -> Tensor:
+    if isinstance(image, Explanation):
+        check_classifier("explanation", image.classifier, classifier.name)
+        return shown(classifier, image)
+    return classifier.prepare(image).input
+
+
+def _check(
+    circuit: Circuit,
+    images: Sequence[object],
+    reference: Sequence[object],
+    ablations: Sequence[str],
+    parts: Sequence[str],
+    sizes: Sequence[float],
+    draws: int,
+) -> None:
+    for what, given, known in (("ablation", ablations, ABLATIONS), ("parts", parts, SUBJECTS)):
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise OptionError(f"unknown {what} `{unknown[0]}`; there are: {', '.join(known)}")
+        if not given:
+            raise OptionError(f"no {what} given; there are: {', '.join(known)}")
+    if not images:
+        raise OptionError("no images given to test the circuit on")
+    if set(ablations) - {"zero"} and not reference:
+        raise OptionError("the ablations mean and resample need reference images")
+    if not sizes or not all(0 < size < 1 for size in sizes):
+        raise OptionError("sizes are shares of a layer's parts, above 0 and below 1")
+    if draws < 1:
+        raise OptionError(f"draws {draws} is out of range: at least 1")

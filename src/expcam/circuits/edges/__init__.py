@@ -1,0 +1,1 @@
+"""What channels of one layer give to channels of the next."""

@@ -1,0 +1,358 @@
+"""Which part of a tensor came from which channel of which layer.
+
+A *flow* follows channels of one layer through everything that keeps them apart or mixes them by
+fixed weights: norms, nonlinearities, pooling, sums, concatenations, changes of shape. All flows
+of a tensor, of all channels of all layers, and its constants add up to the tensor.
+
+A *tracked* tensor is its flows together with where in the tensor their channels lie.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from expcam.errors import WiringError
+
+CONSTANT = "constant"
+"""The layer name of everything that does not depend on the image."""
+MOST_NUMBERS = 2**28
+"""No flow is spread over more numbers than this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow:
+    """What channels of one layer add to a tensor.
+
+    A channel can reach the tensor on several paths, for instance past a layer and through it;
+    each path is a row. A row adds its ``value`` to one channel of the tensor. Behind something
+    that mixes channels it adds its value times a factor to each of them.
+
+    Attributes:
+        source: Name of the layer that the channels come from.
+        channels: The channel of that layer that each row follows, ``(rows,)``.
+        value: ``(rows, *positions)``. The positions are all dimensions of the tensor except
+            that of its channels; the batch is one of them.
+        scale: Absolute product of the fixed scales on the way, ``(rows,)``.
+        columns: The channel of the tensor that each row adds to, ``(rows,)``; None where
+            ``mix`` is given.
+        mix: The factors by which each row adds to every channel of the tensor,
+            ``(rows, channels)``; None where ``columns`` is given.
+    """
+
+    source: str
+    channels: Tensor
+    value: Tensor
+    scale: Tensor
+    columns: Tensor | None = None
+    mix: Tensor | None = None
+
+    @property
+    def positions(self) -> torch.Size:
+        """The shape of what one channel holds."""
+        return self.value.shape[1:]
+
+    def mixed(self, count: int) -> Tensor:
+        """``mix``, also where each row is in one channel, of ``count``."""
+        if self.mix is not None:
+            return self.mix
+        assert self.columns is not None
+        return F.one_hot(self.columns, count).to(self.value)
+
+
+def whole(source: str, rows: Tensor, channels: Tensor) -> Flow:
+    """The flow of a layer's own output.
+
+    Args:
+        source: The layer.
+        rows: Those of its channels that are followed, ``(rows, *positions)``.
+        channels: Which they are.
+    """
+    return Flow(
+        source=source,
+        channels=channels,
+        value=rows,
+        scale=rows.new_ones(len(rows)),
+        columns=channels,
+    )
+
+
+def scaled(flow: Flow, factor: Tensor) -> Flow:
+    """Multiply by one signed factor per channel of the tensor, ``(channels,)``."""
+    if flow.columns is None:
+        assert flow.mix is not None
+        return replace(flow, mix=flow.mix * factor)
+    own = factor[flow.columns]
+    return replace(flow, scale=flow.scale * own.abs(), value=flow.value * _per_row(own, flow.value))
+
+
+def scaled_alike(flow: Flow, factor: float) -> Flow:
+    """Multiply by one signed number."""
+    return replace(flow, scale=flow.scale * abs(factor), value=flow.value * factor)
+
+
+def weighted(flow: Flow, factor: Tensor) -> Flow:
+    """Multiply by one positive factor per position, as a layer norm does."""
+    return replace(flow, value=flow.value * factor, scale=flow.scale * factor.mean().to(flow.scale))
+
+
+def gated(flow: Flow, gate: Tensor) -> Flow:
+    """Multiply by the image's own factor at each channel and position.
+
+    Args:
+        flow: What passes.
+        gate: ``(1 or channels, *positions)``, each position 1 or as large as the flow's.
+    """
+    if len(gate) == 1:
+        return replace(flow, value=flow.value * gate)
+    if flow.columns is None:
+        assert flow.mix is not None
+        if gate[0].numel() == 1:
+            return replace(flow, mix=flow.mix * gate.flatten())
+        flow = spread(flow)
+    return replace(flow, value=flow.value * gate[flow.columns])
+
+
+def centred(flow: Flow, count: int) -> Flow:
+    """Subtract the mean over the tensor's ``count`` channels."""
+    mix = flow.mixed(count)
+    return replace(flow, columns=None, mix=mix - mix.mean(1, keepdim=True))
+
+
+def projected(flow: Flow, weight: Tensor) -> Flow:
+    """Mix channels by fixed weights ``(out, channels)``."""
+    mix = weight.T[flow.columns] if flow.columns is not None else flow.mixed(0) @ weight.T
+    return replace(flow, columns=None, mix=mix)
+
+
+def spread(flow: Flow) -> Flow:
+    """Give each row and each channel that it is mixed into a row of its own.
+
+    Raises:
+        WiringError: That would be too many.
+    """
+    if flow.mix is None:
+        return flow
+    rows, count = flow.mix.shape
+    if rows * count * prod(flow.positions) > MOST_NUMBERS:
+        raise WiringError(
+            f"the channels of `{flow.source}` spread too far for the readout to follow them"
+        )
+    factor = flow.mix.flatten()
+    value = flow.value.repeat_interleave(count, 0)
+    return Flow(
+        source=flow.source,
+        channels=flow.channels.repeat_interleave(count),
+        value=value * _per_row(factor, value),
+        scale=flow.scale.repeat_interleave(count) * factor.abs(),
+        columns=torch.arange(count, device=factor.device).repeat(rows),
+    )
+
+
+def mapped(flow: Flow, linear: Callable[[Tensor], Tensor]) -> Flow:
+    """Send each row through an operation that is linear and the same for every channel."""
+    return replace(flow, value=linear(flow.value))
+
+
+def picked(flow: Flow, index: Tensor) -> Flow:
+    """Take the pixels that a max pooling of the whole tensor picks.
+
+    Args:
+        flow: Its value is ``(rows, 1, H, W)``.
+        index: Where in the plane, ``(channels, 1, H', W')``.
+    """
+    flow = spread(flow)
+    own = index[flow.columns]
+    value = flow.value.flatten(2).gather(2, own.flatten(2)).view(own.shape)
+    return replace(flow, value=value)
+
+
+def depthwise(flow: Flow, weight: Tensor, convolve: Callable[[Tensor, Tensor], Tensor]) -> Flow:
+    """Pass through a depthwise convolution: a scale per channel, its kernel's L1 norm.
+
+    Args:
+        flow: Its value is ``(rows, 1, H, W)``.
+        weight: Kernels ``(channels, 1, …)``.
+        convolve: Applies kernels to as many channels ``(1, channels, H, W)``, without bias.
+    """
+    flow = spread(flow)
+    own = weight[flow.columns]
+    return replace(
+        flow,
+        scale=flow.scale * own.abs().flatten(1).sum(1),
+        value=convolve(flow.value.transpose(0, 1), own).transpose(0, 1),
+    )
+
+
+def shifted(flow: Flow, offset: int, count: int) -> Flow:
+    """Let the tensor's channels begin at ``offset`` of ``count``."""
+    if flow.columns is not None:
+        return replace(flow, columns=flow.columns + offset)
+    assert flow.mix is not None
+    return replace(flow, mix=F.pad(flow.mix, (offset, count - offset - flow.mix.shape[1])))
+
+
+def placed(flow: Flow, dim: int, offset: int, positions: torch.Size) -> Flow:
+    """Let the value be a part of larger positions, from ``offset`` along its dimension ``dim``."""
+    value = flow.value.new_zeros(len(flow.value), *positions)
+    value.narrow(dim, offset, flow.value.shape[dim]).copy_(flow.value)
+    return replace(flow, value=value)
+
+
+def rearranged(flow: Flow, channels: Tensor, places: Tensor, positions: Sequence[int]) -> Flow:
+    """Follow a change of shape.
+
+    Args:
+        flow: Its value may have any positions; they are counted as one.
+        channels: For each channel of the new tensor the old one that it shows, ``(out,)``; -1
+            where it shows none.
+        places: Which of the old positions it shows at each new one, ``(out, new positions)``,
+            or ``(1, new positions)`` where all channels show the same; -1 where it shows none.
+        positions: Shape of the new positions.
+    """
+    old = F.pad(flow.value.flatten(1), (0, 1))  # the last is what -1 shows
+    if flow.columns is not None:
+        row, out = (flow.columns[:, None] == channels).nonzero(as_tuple=True)
+        value = old[row].gather(1, _last(places[out if len(places) > 1 else 0 * out], old))
+        return replace(
+            flow,
+            channels=flow.channels[row],
+            scale=flow.scale[row],
+            columns=out,
+            value=value.view(-1, *positions),
+        )
+    assert flow.mix is not None
+    kinds, which = places.unique(dim=0, return_inverse=True)
+    mix = F.pad(flow.mix, (0, 1))[:, _last(channels, F.pad(flow.mix, (0, 1)))]
+    value = torch.cat([old[:, _last(kind, old)] for kind in kinds])
+    if len(kinds) > 1:
+        mix = torch.cat([mix * (which == n) for n in range(len(kinds))])
+    return replace(
+        flow,
+        channels=flow.channels.repeat(len(kinds)),
+        scale=flow.scale.repeat(len(kinds)),
+        mix=mix,
+        value=value.view(-1, *positions),
+    )
+
+
+def _last(places: Tensor, padded: Tensor) -> Tensor:
+    return torch.where(places < 0, padded.shape[1] - 1, places)
+
+
+def _per_row(factor: Tensor, value: Tensor) -> Tensor:
+    return factor.view(-1, *[1] * (value.ndim - 1))
+
+
+@dataclass(eq=False)
+class Tracked:
+    """A tensor whose channels are followed: its flows, and where their channels lie in it.
+
+    A change of shape moves elements and changes none. So the flows stay as they are, and only
+    ``index`` says where each element has come from, until an operation needs the channels along
+    one dimension again (see `along`).
+
+    Attributes:
+        flows: Of the last tensor whose channels were along one dimension.
+        count: How many channels that tensor has.
+        positions: Its other dimensions.
+        shape: The shape of this tensor.
+        axis: The dimension that the channels are along; only where ``index`` is None.
+        index: For each element of this tensor the element of that one that it shows, counted
+            channel by channel; -1 where it shows none. On the CPU.
+    """
+
+    flows: list[Flow]
+    count: int
+    positions: torch.Size
+    shape: torch.Size
+    axis: int = 1
+    index: Tensor | None = None
+    _along: dict[int, "Tracked"] = field(default_factory=dict)
+
+    def numbered(self) -> Tensor:
+        """``index``, also where no shape was changed."""
+        if self.index is not None:
+            return self.index
+        numbers = torch.arange(self.count * prod(self.positions))
+        return numbers.view(self.count, *self.positions).movedim(0, self.axis)
+
+    def channels(self) -> Tensor:
+        """For each element the channel that it shows; -1 where it shows none."""
+        index = self.numbered()
+        return torch.where(index < 0, -1, index // max(1, prod(self.positions)))
+
+    def shown(self, index: Tensor) -> "Tracked":
+        """The same flows in a tensor of another shape."""
+        return Tracked(self.flows, self.count, self.positions, index.shape, index=index)
+
+    def natural_axis(self) -> int | None:
+        """The dimension that the channels are along; None where they are along several."""
+        if self.index is None:
+            return self.axis
+        channels = self.channels()
+        known = channels >= 0
+        most = channels.amax() + 1
+        varying = [
+            axis
+            for axis in range(channels.ndim)
+            if bool(
+                (
+                    torch.where(known, channels, -1).amax(axis)
+                    > torch.where(known, channels, most).amin(axis)
+                ).any()
+            )
+        ]
+        if not varying:
+            return min(1, channels.ndim - 1)
+        return varying[0] if len(varying) == 1 else None
+
+    def along(self, axis: int) -> "Tracked | None":
+        """The same tensor, its channels along one dimension; None where they are not."""
+        axis %= len(self.shape)
+        if self.index is None and self.axis == axis:
+            return self
+        if axis not in self._along:
+            found = self._rearranged(axis)
+            if found is None:
+                return None
+            self._along[axis] = found
+        return self._along[axis]
+
+    def _rearranged(self, axis: int) -> "Tracked | None":
+        index = self.numbered().movedim(axis, 0)
+        count, positions = index.shape[0], index.shape[1:]
+        index = index.reshape(count, -1)
+        size = max(1, prod(self.positions))
+        known = index >= 0
+        channels = torch.where(known, index // size, -1).amax(1)
+        if not ((index // size == channels[:, None]) | ~known).all():
+            return None
+        places = torch.where(known, index % size, -1)
+        whole = places[known.any(1)]
+        if len(whole) and (whole == whole[:1]).all():
+            places = whole[:1]
+        flows = [
+            rearranged(
+                flow, channels.to(flow.value.device), places.to(flow.value.device), positions
+            )
+            for flow in self.flows
+        ]
+        flows = [flow for flow in flows if len(flow.channels)]
+        return Tracked(flows, count, positions, self.shape, axis=axis)
+
+
+def tracked(flows: list[Flow], shape: torch.Size, axis: int) -> Tracked:
+    """A tensor whose channels are along one of its dimensions."""
+    positions = torch.Size(side for d, side in enumerate(shape) if d != axis)
+    return Tracked(flows, shape[axis], positions, shape, axis)
+
+
+def constant_flow(rows: Tensor, positions: Any) -> list[Flow]:
+    """What does not depend on the image, ``(channels, *positions)``, as a flow."""
+    rows = rows.expand(-1, *positions)
+    return [whole(CONSTANT, rows, torch.arange(len(rows), device=rows.device))]

@@ -1,0 +1,348 @@
+"""What each layer's channels receive from the channels that they read.
+
+The walk through a classifier's operations is here (`follow`); how channels pass those that mix
+none is in `operations`. What the image made of every operation is held fixed.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional as F
+
+from expcam.circuits.edges.flow import Flow, Tracked, tracked, whole
+from expcam.circuits.edges.operations import Followed, Passage, along, passed
+from expcam.circuits.trace.program import operation
+from expcam.circuits.trace.recording import (
+    INPUT,
+    Active,
+    Kept,
+    Layer,
+    Recording,
+    weight_and_bias,
+)
+from expcam.circuits.trace.wiring import Kind, Step, not_understood
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contribution:
+    """From channels of one layer to channels of another, each ``(targets, sources)``.
+
+    Attributes:
+        source: Name of the layer that gives.
+        target: Name of the layer that receives.
+        sources: Indices of its channels, ``(sources,)``.
+        targets: The same of the target.
+        weight: ``‖W‖₁``, every fixed scale on the way folded in.
+        signed: What the source adds to the mean of the target's preactivation, times the
+            target's own scale.
+        attribution: What it adds to the preactivation, times the gradient of the logit there,
+            summed over positions; None where no gradient was given.
+        sensitivity: Summed absolute gradient of the logit by each target's preactivation,
+            ``(targets,)``; None where no gradient was given.
+        columns: Which sources the target reads at which of its input channels: pairs of their
+            indices, ``(pairs, 2)``; None where sources share input channels, as behind a layer
+            norm or in a transformer's stream.
+    """
+
+    source: str
+    target: str
+    sources: Tensor
+    targets: Tensor
+    weight: Tensor
+    signed: Tensor
+    attribution: Tensor | None
+    sensitivity: Tensor | None
+    columns: Tensor | None
+
+
+def follow(
+    recording: Recording, active: Mapping[str, Active], *, constants: bool = False
+) -> Iterator[Contribution]:
+    """What active channels contribute to active channels of the next layers.
+
+    Args:
+        recording: The run.
+        active: By layer; those of ``INPUT`` are the image's colours. Layers without an entry
+            are neither source nor target.
+        constants: Whether biases, position embeddings and the like on the way are followed too,
+            as a source named ``CONSTANT``. With all channels of all layers active the
+            contributions to a channel then add up to its preactivation less its own bias.
+
+    Yields:
+        For each layer, and each source of it, the contributions of its channels.
+
+    Raises:
+        WiringError: Channels are changed in a way that is not understood.
+    """
+    follower = _Follower(recording, active, constants)
+    last = _last_uses(recording)
+    for n, step in recording.wiring.steps.items():
+        yield from follower.follow(n, step)
+        for done in last.get(n, ()):
+            follower.found.pop(done, None)
+
+
+def _last_uses(recording: Recording) -> dict[fx.Node, list[fx.Node]]:
+    last: dict[fx.Node, fx.Node] = {}
+    for n, step in recording.wiring.steps.items():
+        last.update(dict.fromkeys(step.sources, n))
+    uses: dict[fx.Node, list[fx.Node]] = {}
+    for source, n in last.items():
+        uses.setdefault(n, []).append(source)
+    return uses
+
+
+class _Follower:
+    """Walks through the operations; `found` holds the tensors that are still to be read."""
+
+    def __init__(self, recording: Recording, active: Mapping[str, Active], constants: bool) -> None:
+        self.recording = recording
+        self.active = active
+        self.constants = constants
+        self.found: dict[fx.Node, Followed] = {}
+        # By layer, along which dimension an attention's heads have their features.
+        self.features: dict[str, int] = {}
+        self.finished = {site.activation: name for name, site in recording.wiring.sites.items()}
+
+    def follow(self, n: fx.Node, step: Step) -> Iterator[Contribution]:
+        if step.kind is Kind.IMAGE:
+            self.found[n] = self._own(INPUT, self.recording.image.shape, axis=1)
+            return
+        if step.kind in (Kind.LAYER, Kind.ATTENTION):
+            assert step.owner is not None
+            layer, passage = self.recording.layers[step.owner], self._passage(n, step)
+            if step.kind is Kind.ATTENTION:
+                features = _features_of(passage.source, layer.axis)
+                if features is None:
+                    raise not_understood(n)
+                self.features[layer.name] = features
+            yield from self._read(passage, layer)
+        elif step.owner is None:
+            self.found[n] = passed(self._passage(n, step))
+        if n in self.finished:
+            layer = self.recording.layers[self.finished[n]]
+            if layer.name in self.features:
+                self.found[n] = self._heads(layer, self.features[layer.name])
+            else:
+                self.found[n] = self._own(layer.name, layer.shape, layer.axis)
+
+    def _passage(self, n: fx.Node, step: Step) -> Passage:
+        return Passage(
+            n=n,
+            step=step,
+            kept=self.recording.kept[n],
+            before=self.found,
+            like=self.recording.image,
+            constants=self.constants,
+        )
+
+    def _own(self, name: str, shape: torch.Size, axis: int) -> Tracked:
+        """A layer's own channels, of which the active ones are followed."""
+        found = self.active.get(name)
+        active = found is not None and len(found.channels)
+        flows = [whole(name, found.rows, found.channels)] if found and active else []
+        return tracked(flows, shape, axis)
+
+    def _heads(self, layer: Layer, features: int) -> Tracked:
+        """Attention's output: a head has a row for each of its features."""
+        shape = layer.shape
+        order = [layer.axis, features]
+        order += [d for d in range(len(shape)) if d not in order]
+        width, positions = shape[features], torch.Size(shape[d] for d in order[2:])
+        numbers = torch.arange(shape.numel()).view([shape[d] for d in order])
+        index = numbers.permute([order.index(d) for d in range(len(shape))])
+        flows = []
+        if (found := self.active.get(layer.name)) is not None:
+            channels = found.channels.repeat_interleave(width)
+            within = torch.arange(width, device=channels.device).repeat(len(found.channels))
+            flows = [
+                Flow(
+                    source=layer.name,
+                    channels=channels,
+                    value=found.rows.movedim(features, 1).reshape(-1, *positions),
+                    scale=found.rows.new_ones(len(channels)),
+                    columns=channels * width + within,
+                )
+            ]
+        return Tracked(flows, layer.channels * width, positions, shape, index=index)
+
+    def _read(self, passage: Passage, layer: Layer) -> Iterator[Contribution]:
+        target = self.active.get(layer.name)
+        if target is None:
+            return
+        n, kept, source = passage.n, passage.kept, passage.source
+        if passage.step.kind is Kind.ATTENTION:
+            yield from _read_attention(n, kept, layer, target, source)
+        elif operation(n) == "conv2d":
+            yield from _read_convolution(n, kept, layer, target, along(n, source, 1))
+        else:
+            last = along(n, source, len(source.shape) - 1)
+            yield from _read_linear(n, kept, layer, target, last)
+
+
+def _read_convolution(
+    n: fx.Node, kept: Kept, layer: Layer, target: Active, source: Tracked
+) -> Iterator[Contribution]:
+    """What a convolution reads."""
+    weight = kept.args[1]
+    stride, padding, dilation, groups = convolution_options(kept.args[3:], kept.kwargs)
+    kernel = weight.shape[2:]
+    # Kernels over all input channels, zero outside a target's group.
+    full = weight.new_zeros(len(target.channels), source.count, kernel.numel())
+    first = target.channels // (len(weight) // groups) * weight.shape[1]
+    columns = first[:, None] + torch.arange(weight.shape[1], device=weight.device)
+    full.scatter_(
+        1, columns[:, :, None].expand(-1, -1, kernel.numel()), weight[target.channels].flatten(2)
+    )
+    gradient = None if target.gradient is None else target.gradient.flatten(1)
+    for flow in source.flows:
+        seen = unfolded(flow.value, kernel, stride, padding, dilation)
+        if flow.columns is not None:
+            own = full[:, flow.columns]
+        else:
+            own = torch.einsum("jck,nc->jnk", full, flow.mixed(source.count))
+        attribution = None
+        if gradient is not None:
+            attribution = (own * torch.einsum("jl,nkl->jnk", gradient, seen)).sum(2)
+        yield _gathered(
+            layer, target, flow, own.abs().sum(2), (own * seen.mean(2)).sum(2), attribution
+        )
+
+
+def _read_linear(
+    n: fx.Node, kept: Kept, layer: Layer, target: Active, source: Tracked
+) -> Iterator[Contribution]:
+    """What a linear layer reads."""
+    weight = weight_and_bias(n, kept)[0][target.channels]
+    gradient = None if target.gradient is None else target.gradient.flatten(1)
+    for flow in source.flows:
+        value = flow.value.flatten(1)
+        if flow.columns is not None:
+            own = weight[:, flow.columns]
+        else:
+            own = weight @ flow.mixed(source.count).T
+        attribution = None if gradient is None else own * (gradient @ value.T)
+        yield _gathered(layer, target, flow, own.abs(), own * value.mean(1), attribution)
+
+
+def _read_attention(
+    n: fx.Node, kept: Kept, layer: Layer, target: Active, source: Tracked
+) -> Iterator[Contribution]:
+    """What attention heads read by their values, their attention held fixed."""
+    features = _features_of(source, layer.axis)
+    if features is None:
+        raise not_understood(n)
+    order = [layer.axis, features]
+    index = source.numbered().movedim(order, [0, 1]).flatten(2)  # heads, features, keys
+    size = max(1, source.positions.numel())
+    heads = target.channels.cpu()
+    channels, places = index[heads] // size, index[heads, 0] % size
+    if not (index[heads] % size == places[:, None]).all() or (index[heads] < 0).any():
+        raise not_understood(n)
+    if not (channels == channels[:, :, :1]).all():
+        raise not_understood(n)
+    device = source.flows[0].value.device if source.flows else "cpu"
+    channels, places = channels[:, :, 0].to(device), places.to(device)
+
+    def seen(cotangent: Tensor) -> Tensor:
+        """Factors of the values, for each head, feature and position."""
+        pulled = _pulled(n, kept, source.shape, cotangent)
+        pulled = pulled.movedim(order, [0, 1]).flatten(2)[target.channels]
+        spread = pulled.new_zeros(*pulled.shape[:2], size)
+        return spread.scatter_add_(2, places[:, None].expand_as(pulled), pulled)
+
+    like = target.rows.new_zeros(layer.shape)
+    mean = seen(torch.ones_like(like)) * len(index) / like.numel()
+    gradient = None
+    if target.gradient is not None:
+        whole = torch.zeros_like(like).movedim(layer.axis, 0).contiguous()
+        whole[target.channels] = target.gradient
+        gradient = seen(whole.movedim(0, layer.axis))
+    for flow in source.flows:
+        rows = flow.value.flatten(1)
+        mix = flow.mixed(source.count)[:, channels]  # rows, heads, features
+        weight = mix.abs().sum(2).T
+        # Attention treats the features of a head alike.
+        signed = mix.sum(2).T * (mean[:, 0] @ rows.T)
+        attribution = None
+        if gradient is not None:
+            attribution = (mix * torch.einsum("np,hdp->nhd", rows, gradient)).sum(2).T
+        yield _gathered(layer, target, flow, weight, signed, attribution)
+
+
+def _gathered(
+    layer: Layer, target: Active, flow: Flow, weight: Tensor, signed: Tensor,
+    attribution: Tensor | None,
+) -> Contribution:  # fmt: skip
+    """Sum up the rows ``(targets, rows)`` of each source channel."""
+    sources, place = flow.channels.unique(return_inverse=True)
+    scale = layer.scale[target.channels][:, None]
+
+    def summed(rows: Tensor) -> Tensor:
+        return rows.new_zeros(len(rows), len(sources)).index_add_(1, place, rows)
+
+    return Contribution(
+        source=flow.source,
+        target=layer.name,
+        sources=sources,
+        targets=target.channels,
+        weight=summed(weight * flow.scale) * scale.abs(),
+        signed=summed(signed) * scale,
+        attribution=None if attribution is None else summed(attribution),
+        sensitivity=None if target.gradient is None else target.gradient.flatten(1).abs().sum(1),
+        columns=None if flow.columns is None else torch.stack([flow.channels, flow.columns], 1),
+    )
+
+
+def convolution_options(
+    args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Any, Any, Any, int]:
+    """Stride, padding, dilation and groups of a convolution, from its arguments behind the bias."""
+    defaults = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+    options = {**defaults, **dict(zip(defaults, args, strict=False)), **kwargs}
+    for name in ("stride", "dilation"):
+        value = options[name]
+        options[name] = [value] * 2 if isinstance(value, int) else [*value, *value][:2]
+    return options["stride"], options["padding"], options["dilation"], options["groups"]
+
+
+def unfolded(
+    planes: Tensor, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any
+) -> Tensor:
+    """What each kernel position sees of planes ``(n, 1, H, W)``: ``(n, kernel, outputs)``."""
+    if padding == "same":
+        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        planes = F.pad(planes, [side for t in reversed(total) for side in (t // 2, t - t // 2)])
+    around = (0, 0) if isinstance(padding, str) else padding
+    return F.unfold(planes, tuple(kernel), dilation=dilation, padding=around, stride=stride)
+
+
+def _features_of(values: Tracked, heads: int) -> int | None:
+    """Along which dimension of attention's values a head has its features; None if unclear."""
+    channels = values.channels()
+    varying = [
+        d
+        for d in range(channels.ndim)
+        if d != heads and bool((channels != channels.narrow(d, 0, 1)).any())
+    ]
+    if not varying:
+        return channels.ndim - 1
+    return varying[0] if len(varying) == 1 and varying[0] > heads else None
+
+
+def _pulled(n: fx.Node, kept: Kept, shape: torch.Size, cotangent: Tensor) -> Tensor:
+    """The factors of attention's values: it is linear in them, so they are its gradient."""
+    with torch.enable_grad():
+        values = torch.zeros(shape, dtype=cotangent.dtype, device=cotangent.device)
+        values.requires_grad_()
+
+        def given(a: Any) -> Any:
+            return values if isinstance(a, fx.Node) else a
+
+        args = fx.node.map_aggregate(kept.args, given)
+        result = n.target(*args, **kept.kwargs)  # type: ignore[operator]
+        (pulled,) = torch.autograd.grad(result, values, cotangent)
+    return pulled

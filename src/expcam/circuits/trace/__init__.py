@@ -1,0 +1,1 @@
+"""What a classifier executes: its operations, what each does to channels, and one run of them."""
