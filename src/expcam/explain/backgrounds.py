@@ -7,6 +7,7 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from expcam.explain.objectives import EVALUATION
+from expcam.explain.request import SEEDS
 
 Background = Callable[[Tensor, torch.Generator], Tensor]
 """Maps an image ``(3, H, W)`` and a source of random numbers to a background of the same shape."""
@@ -45,9 +46,6 @@ RANDOM = frozenset({"normal", "uniform"})
 DRAWS = 32
 """Independent backgrounds behind the statistical statement on a mask."""
 
-SEEDS = 2**31
-"""Seeds lie below this; a generator looks at 32 bits, and the upper half is for evaluation."""
-
 
 def draw(names: Sequence[str], x: Tensor, rng: torch.Generator) -> Tensor:
     """One background per name, stacked: ``(len(names), 3, H, W)``."""
@@ -55,19 +53,19 @@ def draw(names: Sequence[str], x: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def training_rng(seed: int) -> torch.Generator:
-    """Random numbers for a solver; ``seed`` lies below `SEEDS`."""
+    """Random numbers for a search; ``seed`` lies below `SEEDS`."""
     return torch.Generator().manual_seed(seed)
 
 
 def evaluation_backgrounds(x: Tensor, seed: int) -> Tensor:
-    """The eight evaluation backgrounds ``(8, 3, H, W)``, from a seed that no training uses."""
+    """The backgrounds of `EVALUATION`, ``(n, 3, H, W)``, from a seed that no search uses."""
     return draw(EVALUATION, x, _evaluation_rng(seed))
 
 
 def evaluation_draws(x: Tensor, seed: int) -> Tensor:
     """Independent backgrounds, half N(0, 1) and half U(-1, 1): ``(DRAWS, 3, H, W)``.
 
-    They come from a seed that no training uses, and are none of the eight.
+    They come from a seed that no search uses, and are none of `evaluation_backgrounds`.
     """
     rng = _evaluation_rng(seed)
     draw(EVALUATION, x, rng)

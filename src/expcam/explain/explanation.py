@@ -17,7 +17,7 @@ FORMAT = "expcam-explanation/3"
 DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile)
 """What reading a file that is none of ours, or not whole, can raise."""
 MEAN_COLOUR = (124, 116, 104)
-"""ImageNet's, which is 0 after its normalisation."""
+"""ImageNet's, which files hold no other of that were written before it was among their facts."""
 _ARRAYS = ("mask", "probability", "image", "photo", "input")
 
 
@@ -41,7 +41,7 @@ class Explanation:
         masked_confidence: Its probability on the explanation.
         area: Share of pixels kept.
         kept: Whether the explanation, on the mean colour, has the label.
-        robustness: Share of eight backgrounds, unseen in training, on which it has.
+        robustness: Share of the backgrounds of `EVALUATION`, unseen in training, on which it has.
         necessary: Whether the image without the mask's pixels loses the label; false where the
             label is not ``predicted``.
         draws: Further backgrounds tried, unseen in training and independent: half N(0, 1), half
@@ -51,7 +51,7 @@ class Explanation:
             is kept on such a background.
         cell: Side in pixels of the blocks at which the mask is locally minimal: no block that it
             touches and no connected piece of it can be dropped without losing, on the solver's
-            own backgrounds, what was asked for: the label, on noise with some lead to spare. 0
+            own backgrounds, what was asked for: the label, on noise with some margin to spare. 0
             where nothing of the kind is claimed.
         seconds: Time the mask took; of several images solved together, an equal share.
         cost: Work in forward and backward passes of the classifier on one image, all included;
@@ -64,6 +64,7 @@ class Explanation:
         recipe: Name of the recipe.
         seed: Seed of the solver.
         source: Name of the image's file; empty when it had none.
+        mean_colour: What 0 in the classifier's normalised space looks like, 0 to 255.
     """
 
     mask: npt.NDArray[np.bool_]
@@ -93,19 +94,21 @@ class Explanation:
     recipe: str
     seed: int
     source: str = ""
+    mean_colour: tuple[int, int, int] = MEAN_COLOUR
 
     @property
     def holds(self) -> bool:
         """Whether the mask does what was asked for on the mean colour; see also ``robustness``."""
         asked = OBJECTIVES[self.objective]
-        return (self.kept or not asked.checks) and (self.necessary or not asked.removal)
+        return (self.kept or not asked.keeping) and (self.necessary or not asked.removal)
 
-    def masked_image(self, outside: tuple[int, int, int] = MEAN_COLOUR) -> Image.Image:
+    def masked_image(self, outside: tuple[int, int, int] | None = None) -> Image.Image:
         """The explanation as a picture; removed pixels have the colour ``outside``.
 
-        The default is what the classifier was shown there, under ImageNet's normalisation.
+        The default is what the classifier was shown there, its mean colour.
         """
-        shown = np.where(self.mask[:, :, None], self.image, np.array(outside, np.uint8))
+        colour = np.array(self.mean_colour if outside is None else outside, np.uint8)
+        shown = np.where(self.mask[:, :, None], self.image, colour)
         return Image.fromarray(shown)
 
     def save(self, path: str | Path) -> None:
@@ -137,9 +140,13 @@ class Explanation:
             raise FileFormatError(f"no such file: `{path}`") from None
         except DAMAGED as error:
             raise FileFormatError(f"`{path}` is not an explanation saved by expcam") from error
+        if not isinstance(facts, dict):
+            raise FileFormatError(f"`{path}` is not an explanation saved by expcam")
         found = facts.pop("format", None)
         if found != FORMAT:
             raise FileFormatError(f"`{path}` has format {found!r}; this version reads {FORMAT!r}")
+        if "mean_colour" in facts:
+            facts["mean_colour"] = tuple(facts["mean_colour"])  # JSON knows lists only
         try:
             return cls(**facts, **arrays)
         except TypeError as error:

@@ -1,10 +1,12 @@
-"""Networks that emit mask logits for one image."""
+"""Networks that emit mask logits for one image, and how they learn them."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms.functional import gaussian_blur
 
 CELL = 2
 """Least side in pixels of a mask's cells."""
@@ -13,6 +15,19 @@ GRID = 90
 
 RESIDUAL = "residual"
 """What a generator calls its free logits, one for each cell, if it has any."""
+
+FILTER_RATE = 1e-5
+"""Adam's; faster, and all cells move when one does."""
+RESIDUAL_RATE = 0.1
+"""How far the residual logits move in the first step, in standard deviations of the logits."""
+MOMENTUM = 0.7
+LAST_RATE = 0.1
+"""Both rates in the last step, as a share of the first: coarse at first, fine at the end."""
+SMOOTHING = 0.012
+"""Standard deviation, as a share of the side, of the Gaussian that smooths the gradient at first;
+it falls to half. What single cells gain beside one draw of noise is mostly chance."""
+TINY = 1e-12
+"""Keeps a step finite where there is no gradient."""
 
 FIT_STEPS = 30
 FIT_RATE = 3e-3
@@ -138,6 +153,50 @@ def seeded(name: str, x: Tensor, seed: int) -> nn.Module:
         torch.default_generator.manual_seed(seed)
         generator = GENERATORS[name](x).to(x.device)
         return generator.to(memory_format=torch.channels_last)
+
+
+class MaskScorer:
+    """Scores pixels by a generator's logits, and lets it learn from their gradients.
+
+    Its filters learn by Adam. Its residual logits move along their smoothed gradient, by a share
+    of the logits' spread, because their ranking alone counts.
+
+    Args:
+        generator: See `fitted`.
+        x: Normalised image ``(3, H, W)``.
+    """
+
+    def __init__(self, generator: nn.Module, x: Tensor) -> None:
+        named = dict(generator.named_parameters())
+        self._generator, self._x = generator, x
+        self._residual = named.pop(RESIDUAL, None)
+        self._velocity = None if self._residual is None else torch.zeros_like(self._residual)
+        self._filters = torch.optim.Adam(named.values(), lr=FILTER_RATE) if named else None
+        self._spread = torch.ones(())
+
+    def __call__(self) -> Tensor:
+        """Mask logits ``(H, W)``."""
+        logits: Tensor = self._generator(self._x)
+        self._spread = logits.detach().std()
+        return logits
+
+    def step(self, progress: float) -> None:
+        """Learn; steps and smoothing get smaller with the progress in ``[0, 1]``."""
+        decay = LAST_RATE**progress
+        if self._filters is not None:
+            self._filters.param_groups[0]["lr"] = FILTER_RATE * decay
+            self._filters.step()
+        if self._residual is not None and self._residual.grad is not None:
+            sigma = SMOOTHING * (1 - progress / 2) * self._residual.shape[-1]
+            gradient = gaussian_blur(self._residual.grad, 2 * math.ceil(3 * sigma) + 1, sigma)
+            assert self._velocity is not None
+            # One scale for all cells: Adam would move those that do not matter as far as those
+            # that do.
+            self._velocity *= MOMENTUM
+            self._velocity += gradient / (gradient.square().mean().sqrt() + TINY) * self._spread
+            with torch.no_grad():
+                self._residual -= RESIDUAL_RATE * decay * self._velocity
+        self._generator.zero_grad()
 
 
 def _double(cin: int, cout: int) -> nn.Sequential:

@@ -9,15 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from expcam.classifier.taps import stage_outputs, tapped
 from expcam.explain import backgrounds as bg
+from expcam.explain.decision import Decision
 from expcam.explain.generators import seeded
+from expcam.explain.losses import Observation, Reference, weighted
 from expcam.explain.objectives import PUBLISHED
-from expcam.explain.problem import Problem, respond
-from expcam.explain.projection import straight_through
-from expcam.explain.task import Solution
-from expcam.explain.terms import Observation, objective
 from expcam.progress import Progress
+from expcam.search.engine import FORWARD, Found
+from expcam.search.projection import straight_through
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class PublishedRecipe:
 
     Attributes:
         generator: A key of `GENERATORS`.
-        weights: λ of each term of the objective.
+        weights: λ of each term of the loss.
         backgrounds: Names of the backgrounds of each step, zero first.
         steps: Number of updates.
         rate: Learning rate (Adam).
@@ -48,30 +50,42 @@ class PublishedRecipe:
 
 
 def solve_published(
-    problem: Problem, recipe: PublishedRecipe, seed: int, progress: Progress
-) -> Solution:
-    """Minimise the fixed objective and return the last mask, whatever it keeps."""
-    x = problem.x
+    decision: Decision, allowed: Tensor, recipe: PublishedRecipe, seed: int, progress: Progress
+) -> Found:
+    """Minimise the fixed loss and return the last mask, whatever it keeps.
+
+    Args:
+        decision: What is explained; its classifier is frozen.
+        allowed: Boolean ``(H, W)``; pixels that the mask may keep.
+        recipe: Settings.
+        seed: Of the generator's first weights and of the backgrounds.
+        progress: Called after each step.
+    """
+    x, classifier = decision.x, decision.classifier
     rng = bg.training_rng(seed)
     generator = seeded(recipe.generator, x, seed)
     optimizer = torch.optim.Adam(generator.parameters(), lr=recipe.rate)
+    with torch.no_grad():
+        logits, activations = stage_outputs(classifier, x)
+    reference = Reference(logits=logits, activations=activations, label=decision.label)
     for step in range(recipe.steps):
-        probability = torch.sigmoid(generator(x)) * problem.allowed
+        probability = torch.sigmoid(generator(x)) * allowed
         backgrounds = bg.draw(recipe.backgrounds, x, rng)
         masks = straight_through(probability).expand(len(backgrounds), 1, -1, -1)
-        composites = masks * x + (1 - masks) * backgrounds
-        (response,) = respond([problem], [composites], taps=True)
+        with tapped(classifier.module, list(activations)) as outputs:
+            logits = classifier.logits(masks * x + (1 - masks) * backgrounds)
         seen = Observation(
-            probability=probability,
-            logits=response.logits,
-            removed=response.logits[:0],
-            activations=response.activations,
-            reference=problem.reference,
+            probability=probability, logits=logits, activations=outputs, reference=reference
         )
         optimizer.zero_grad()
-        objective(seen, dict(recipe.weights)).backward()
+        weighted(seen, dict(recipe.weights)).backward()
         optimizer.step()
         progress("mask", step + 1, recipe.steps)
     with torch.no_grad():
-        probability = torch.sigmoid(generator(x)) * problem.allowed
-    return Solution(probability > 0.5, probability, cell=0)
+        probability = torch.sigmoid(generator(x)) * allowed
+    return Found(
+        keep=probability > 0.5,
+        scores=probability,
+        size=0,
+        passes=recipe.steps * len(recipe.backgrounds) + FORWARD,
+    )

@@ -1,0 +1,271 @@
+"""From an image to its explanation: the functions that users call."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from expcam.classifier.frozen import frozen, require_autograd
+from expcam.classifier.images import ImageSource
+from expcam.classifier.model import Classifier, Prepared
+from expcam.classifier.precision import flushed_denormals
+from expcam.errors import ClassifierError, OptionError
+from expcam.explain.backgrounds import training_rng
+from expcam.explain.compare.attributions import centred_disc, gradcam
+from expcam.explain.decision import LOOK, Decision, decide
+from expcam.explain.explanation import Explanation
+from expcam.explain.generators import MaskScorer, fitted
+from expcam.explain.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
+from expcam.explain.pixels import Pixels
+from expcam.explain.published import PublishedRecipe, solve_published
+from expcam.explain.request import DEFAULT_RECIPE, PUBLISHED_RECIPE, RECIPES, Request
+from expcam.explain.verification import verify
+from expcam.progress import Progress, silent
+from expcam.search.bounds import lower_bound
+from expcam.search.engine import FORWARD, Found, Problem, search
+from expcam.search.model import ClassifierModel, out_of_memory
+from expcam.search.settings import Settings
+
+CHUNKS = {"cpu": 4}
+CHUNK = 32
+"""Images solved together: on a CPU a few fill the cores, and more only fill its memory."""
+GUESS = 1 + FORWARD
+"""What `first_guess` costs: two forward passes and a backward pass."""
+
+
+def explain_image(
+    classifier: Classifier,
+    image: ImageSource | Tensor | Prepared,
+    *,
+    target: int | str | None = None,
+    contrast: int | str | None = None,
+    objective: str = DEFAULT_OBJECTIVE,
+    area: float | None = None,
+    recipe: str = DEFAULT_RECIPE,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Explanation:
+    """Find the pixels that a decision needs.
+
+    Args:
+        classifier: The classifier; it is left as it was found.
+        image: A path, PIL image, array (see `open_image`), normalised tensor ``(3, H, W)``, or
+            what `Classifier.prepare` gave.
+        target: Class to explain, by index or label; None for the predicted one.
+        contrast: A second class: explain why ``target`` rather than this one, as if the
+            classifier had only the two to choose from. None for all classes.
+        objective: What the mask must do, a key of `OBJECTIVES`: ``robust`` (keep the label on
+            any background), ``sufficient`` (on the mean colour), ``necessary`` (the label is lost
+            without its pixels), ``both`` (robust and necessary).
+        area: The share of pixels that the mask is to have, in (0, 1]: the best mask of that
+            size. None for the smallest mask that does what was asked.
+        recipe: A key of `RECIPES`.
+        seed: From 0 below 2³¹; the same seed gives the same mask on the same machine, on a CPU.
+        progress: Called after each step.
+
+    Returns:
+        The explanation, checked on the hard mask: look at ``holds`` before you rely on it.
+
+    Raises:
+        ImageError, TargetError, ClassifierError, OptionError: See their texts.
+    """
+    (explanation,) = explain_images(
+        classifier,
+        [image],
+        target=target,
+        contrast=contrast,
+        objective=objective,
+        area=area,
+        recipe=recipe,
+        seed=seed,
+        progress=progress,
+    )
+    return explanation
+
+
+def explain_images(
+    classifier: Classifier,
+    images: Sequence[ImageSource | Tensor | Prepared],
+    *,
+    target: int | str | None = None,
+    contrast: int | str | None = None,
+    objective: str = DEFAULT_OBJECTIVE,
+    area: float | None = None,
+    recipe: str = DEFAULT_RECIPE,
+    seed: int = 0,
+    chunk: int | None = None,
+    progress: Progress = silent,
+) -> list[Explanation]:
+    """Explain several images, solved together: they share the classifier's batches.
+
+    Each has its own generator, area and random numbers, and gets what `explain_image` would give
+    it alone with the same seed, to the rounding of the classifier's arithmetic in a larger batch.
+    All images are read and classified before the first is explained, so that a bad one costs no
+    work.
+
+    Args:
+        classifier: The classifier; it is left as it was found.
+        images: See `explain_image`, as are the other arguments.
+        target: One class for all images; None for the predicted one of each.
+        contrast: See `explain_image`.
+        objective: See `explain_image`.
+        area: See `explain_image`.
+        recipe: A key of `RECIPES`.
+        seed: From 0 below 2³¹.
+        chunk: How many images are solved together at most; None for as many as suit the device.
+            It is halved whenever memory runs out.
+        progress: Called after each step.
+
+    Raises:
+        OptionError: The list is empty, or see `explain_image`.
+    """
+    request = Request(
+        target=target, contrast=contrast, objective=objective, area=area, recipe=recipe, seed=seed
+    )
+    if not images:
+        raise OptionError("no images given")
+    if chunk is not None and chunk < 1:
+        raise OptionError(f"chunk {chunk} is out of range: at least 1")
+    require_autograd("explaining an image")
+    with frozen(classifier.module), flushed_denormals(), torch.enable_grad():
+        prepared = [classifier.prepare(image) for image in images]
+        decisions = [decide(classifier, each, request) for each in prepared]
+        return _in_chunks(classifier, decisions, request, chunk, progress)
+
+
+def _in_chunks(
+    classifier: Classifier,
+    decisions: Sequence[Decision],
+    request: Request,
+    chunk: int | None,
+    progress: Progress,
+) -> list[Explanation]:
+    """Explain as many images at a time as memory holds; only those of one size share a batch."""
+    chunk = chunk or CHUNKS.get(classifier.device.type, CHUNK)
+    done: list[Explanation] = []
+    while len(done) < len(decisions):
+        _, same_size = next(groupby(decisions[len(done) :], lambda each: each.x.shape))
+        some = list(same_size)[:chunk]
+        part = _part_of(progress, len(done), len(some), len(decisions))
+        failed = False
+        try:
+            done += explained(some, request, part)
+        except RuntimeError as error:
+            if len(some) == 1 or not out_of_memory(error):
+                raise
+            chunk, failed = len(some) // 2, True
+        # Outside of the handler, where the error no longer holds what filled the memory.
+        if failed and classifier.device.type == "cuda":
+            torch.cuda.empty_cache()
+    return done
+
+
+def explained(
+    decisions: Sequence[Decision],
+    request: Request,
+    progress: Progress,
+    *,
+    allowed: Tensor | None = None,
+) -> list[Explanation]:
+    """Find and verify the masks of decisions on images of one size, in one batch.
+
+    Args:
+        decisions: Of one classifier, inside `frozen`.
+        request: What is asked for.
+        progress: Called after each step.
+        allowed: Boolean ``(H, W)``; pixels that masks may keep. None for all.
+    """
+    start = time.monotonic()
+    if allowed is None:
+        allowed = torch.ones_like(decisions[0].x[0], dtype=torch.bool)
+    if request.recipe == PUBLISHED_RECIPE:
+        recipe = PublishedRecipe()
+        found = [solve_published(d, allowed, recipe, request.seed, progress) for d in decisions]
+    else:
+        problems = [_problem(decision, request, allowed) for decision in decisions]
+        found = search(problems, ClassifierModel(decisions[0].classifier), Settings(), progress)
+        found = [replace(each, passes=each.passes + GUESS) for each in found]
+    return [
+        _verified(decision, each, request, start, len(decisions))
+        for decision, each in zip(decisions, found, strict=True)
+    ]
+
+
+def _problem(decision: Decision, request: Request, allowed: Tensor) -> Problem:
+    """The search that a request asks for."""
+    objective = OBJECTIVES[request.objective]
+    guess = first_guess(decision)
+    generator = fitted(RECIPES[request.recipe], decision.x, guess, request.seed)
+    return Problem(
+        parts=Pixels(decision.classifier, decision.x, decision.label, allowed),
+        scorer=MaskScorer(generator, decision.x),
+        steps=objective.steps,
+        checks=objective.checks,
+        fresh=objective.fresh,
+        share=request.area,
+        rng=training_rng(request.seed),
+    )
+
+
+def first_guess(decision: Decision) -> Tensor:
+    """Where a search starts: Grad-CAM, or a centred disc where that says nothing, ``(H, W)``."""
+    asked = decision.classifier, decision.x, decision.label
+    try:
+        guess = gradcam(*asked)
+    except ClassifierError:
+        guess = centred_disc(*asked)
+    if float(guess.std()) == 0:
+        guess = centred_disc(*asked)
+    return (guess - guess.mean()) / guess.std()
+
+
+def _verified(
+    decision: Decision, found: Found, request: Request, start: float, together: int
+) -> Explanation:
+    """The explanation with the figures of its hard mask."""
+    classifier, image = decision.classifier, decision.image
+    checked = verify(classifier, decision.x, found.keep, decision.label, request.seed)
+    contrast = decision.contrast
+    return Explanation(
+        mask=found.keep.cpu().numpy(),
+        probability=found.scores.cpu().numpy().astype(np.float32),
+        image=image.picture,
+        photo=image.photo,
+        input=decision.x.cpu().numpy(),
+        label=decision.target,
+        label_name=classifier.label_name(decision.target),
+        predicted=decision.predicted,
+        confidence=decision.confidence,
+        masked_confidence=checked.confidence,
+        area=checked.area,
+        kept=checked.kept,
+        robustness=checked.robustness,
+        necessary=decision.predicted and checked.necessary,
+        draws=checked.draws,
+        draws_kept=checked.draws_kept,
+        bound=lower_bound(checked.draws_kept, checked.draws),
+        cell=found.size,
+        seconds=(time.monotonic() - start) / together,
+        cost=LOOK + found.passes + checked.passes * FORWARD,
+        objective=request.objective,
+        contrast=contrast,
+        contrast_name="" if contrast is None else classifier.label_name(contrast),
+        classifier=classifier.name,
+        recipe=request.recipe,
+        seed=request.seed,
+        source=image.source,
+        mean_colour=classifier.mean_colour,
+    )
+
+
+def _part_of(progress: Progress, before: int, now: int, images: int) -> Progress:
+    """The progress of one chunk as a part of the whole."""
+
+    def report(stage: str, done: int, total: int) -> None:
+        progress(stage, before * total + now * done, images * total)
+
+    return report

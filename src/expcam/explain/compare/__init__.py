@@ -1,0 +1,1 @@
+"""Our mask beside the attributions of other methods, measured on the same footing."""

@@ -1,0 +1,92 @@
+"""The decision that is explained: one classifier, one image, one class."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from expcam.classifier.contrast import LEADING
+from expcam.classifier.model import Classifier, Prepared
+from expcam.errors import ClassifierError, TargetError
+from expcam.explain.objectives import OBJECTIVES
+from expcam.explain.request import Request
+
+LOOK = 1 / 3
+"""What `decide` costs, in forward and backward passes: a forward pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What a classifier made of a whole image, and the class that is asked about.
+
+    Attributes:
+        classifier: Frozen by the caller; with a contrast it chooses between two classes only.
+        image: The image.
+        target: Index of the class to be explained, among all classes.
+        contrast: Index of the class that it is compared to; None for all.
+        label: Index of the class to be explained, among the classifier's logits.
+        logits: Of the whole image, ``(classes,)``, or ``(2,)`` with a contrast.
+    """
+
+    classifier: Classifier
+    image: Prepared
+    target: int
+    contrast: int | None
+    label: int
+    logits: Tensor
+
+    @property
+    def x(self) -> Tensor:
+        """The normalised image ``(3, H, W)``."""
+        return self.image.input
+
+    @property
+    def predicted(self) -> bool:
+        """Whether the classifier gives the whole image the class to be explained."""
+        return int(self.logits.argmax()) == self.label
+
+    @property
+    def confidence(self) -> float:
+        """The probability of that class on the whole image."""
+        return float(self.logits.softmax(-1)[self.label])
+
+
+def decide(classifier: Classifier, image: Prepared, request: Request) -> Decision:
+    """Run a frozen classifier once on the whole image and find out what there is to explain.
+
+    Raises:
+        ClassifierError: The classifier gives no finite logits, or no gradient.
+        TargetError: No such class, a class compared to itself, or nothing can be necessary for a
+            class that the classifier does not say.
+    """
+    logits = classifier.logits(image.input[None].clone().requires_grad_())[0]
+    if not logits.requires_grad:
+        raise ClassifierError(
+            f"classifier `{classifier.name}` passes no gradient to its input, "
+            "so no mask can be trained on it"
+        )
+    logits = logits.detach()
+    named = request.target
+    target = int(logits.argmax()) if named is None else classifier.class_index(named, len(logits))
+    contrast = (
+        None if request.contrast is None else classifier.class_index(request.contrast, len(logits))
+    )
+    if contrast == target:
+        raise TargetError(f"class `{classifier.label_name(target)}` cannot be compared to itself")
+    label = target
+    if contrast is not None:
+        classifier, label = classifier.between(target, contrast), LEADING
+        logits = classifier.chosen(logits[None])[0]
+    decision = Decision(
+        classifier=classifier,
+        image=image,
+        target=target,
+        contrast=contrast,
+        label=label,
+        logits=logits,
+    )
+    if OBJECTIVES[request.objective].removal and not decision.predicted:
+        raise TargetError(
+            f"the classifier does not say `{classifier.label_name(target)}`, so "
+            f"nothing is necessary for it (objective `{request.objective}`)"
+        )
+    return decision

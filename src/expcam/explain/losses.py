@@ -1,0 +1,148 @@
+"""What is minimised: the two losses of our search, and the seven published terms.
+
+Suhail, Anand, Sethi: *Activation Matching for Explanation Generation* (arXiv 2509.23051) and
+*EXP-CAM* (arXiv 2509.25686).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+KL_TEMPERATURE = 2.0
+SHALLOW_TAPS = 2
+TAP_WEIGHTS = (1.0, 2.0, 2.0, 4.0, 8.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What the classifier makes of the whole image.
+
+    Attributes:
+        logits: ``(classes,)``.
+        activations: Output of each tap, ``(1, …)``, from shallow to deep.
+        label: The class to be explained.
+    """
+
+    logits: Tensor
+    activations: Mapping[str, Tensor]
+    label: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What one step of the published recipe saw of the masked image.
+
+    Attributes:
+        probability: Mask probabilities ``(H, W)``.
+        logits: ``(backgrounds, classes)``, the zero background first.
+        activations: Output of each tap, ``(backgrounds, …)``.
+        reference: The same for the whole image.
+    """
+
+    probability: Tensor
+    logits: Tensor
+    activations: Mapping[str, Tensor]
+    reference: Reference
+
+
+def holding(logits: Tensor, label: int) -> Tensor:
+    """Mean cross-entropy of logits ``(n, classes)`` against the class that is to be kept."""
+    return -logits.log_softmax(-1)[:, label].mean()
+
+
+def losing(logits: Tensor, label: int) -> Tensor:
+    """Mean ``-log(1 - p)`` of the probability ``p`` of the class that is to be lost."""
+    others = logits.clone()
+    others[:, label] = -torch.inf
+    return (logits.logsumexp(-1) - others.logsumexp(-1)).mean()
+
+
+def total_variation(p: Tensor) -> Tensor:
+    """Mean difference of probabilities ``(H, W)`` to the eight neighbours.
+
+    Diagonal ones weigh 1/√2.
+    """
+    straight = (p[1:] - p[:-1]).abs().mean() + (p[:, 1:] - p[:, :-1]).abs().mean()
+    diagonal = (p[1:, 1:] - p[:-1, :-1]).abs().mean() + (p[1:, :-1] - p[:-1, 1:]).abs().mean()
+    return straight + diagonal / 2**0.5
+
+
+def activation_matching(seen: Observation) -> Tensor:
+    """Weighted distance between the activations of the image and of the first composite.
+
+    The two shallowest taps are compared by direction (1 - cosine over channels), the deeper ones
+    by the squared difference after standardising each channel over space.
+    """
+    names = list(seen.reference.activations)
+    total = torch.zeros((), device=seen.probability.device)
+    for depth, name in enumerate(names):
+        whole, masked = seen.reference.activations[name], seen.activations[name][:1]
+        if depth < SHALLOW_TAPS:
+            distance = (1 - F.cosine_similarity(whole, masked, dim=1)).mean()
+        else:
+            distance = (_standardised(whole) - _standardised(masked)).square().mean()
+        total = total + TAP_WEIGHTS[max(0, len(TAP_WEIGHTS) - len(names) + depth)] * distance
+    return total
+
+
+def cross_entropy(seen: Observation) -> Tensor:
+    """Cross-entropy of the first composite against the class."""
+    label = torch.tensor([seen.reference.label], device=seen.logits.device)
+    return F.cross_entropy(seen.logits[:1], label)
+
+
+def distillation(seen: Observation) -> Tensor:
+    """``T² KL(softmax(f(x)/T) ‖ softmax(f(e)/T))`` of the first composite, with ``T = 2``."""
+    return KL_TEMPERATURE**2 * _divergence(
+        seen.reference.logits / KL_TEMPERATURE, seen.logits[:1] / KL_TEMPERATURE
+    )
+
+
+def area(seen: Observation) -> Tensor:
+    """Mean mask probability."""
+    return seen.probability.mean()
+
+
+def binarity(seen: Observation) -> Tensor:
+    """``mean(p (1 - p))``, which is least for a mask of zeros and ones."""
+    return (seen.probability * (1 - seen.probability)).mean()
+
+
+def robustness(seen: Observation) -> Tensor:
+    """The abductive constraint: mean over backgrounds ``r`` of ``KL(f(x) ‖ f(e_r))``."""
+    return _divergence(seen.reference.logits, seen.logits)
+
+
+TERMS: dict[str, Callable[[Observation], Tensor]] = {
+    "act": activation_matching,
+    "ce": cross_entropy,
+    "kl": distillation,
+    "area": area,
+    "bin": binarity,
+    "tv": lambda seen: total_variation(seen.probability),
+    "rob": robustness,
+}
+"""The published terms, by the symbols of their weights."""
+
+
+def weighted(seen: Observation, weights: Mapping[str, float]) -> Tensor:
+    """The weighted sum of the published terms named in ``weights``."""
+    total = torch.zeros((), device=seen.probability.device)
+    for name, weight in weights.items():
+        total = total + weight * TERMS[name](seen)
+    return total
+
+
+def _standardised(activation: Tensor) -> Tensor:
+    space = tuple(range(2, activation.ndim)) if activation.ndim > 3 else (1,)
+    mean = activation.mean(space, keepdim=True)
+    deviation = activation.std(space, keepdim=True, correction=0)
+    return (activation - mean) / (deviation + 1e-5)
+
+
+def _divergence(whole: Tensor, masked: Tensor) -> Tensor:
+    target = whole.log_softmax(-1).expand_as(masked)
+    return F.kl_div(masked.log_softmax(-1), target, reduction="batchmean", log_target=True)

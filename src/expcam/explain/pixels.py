@@ -1,0 +1,94 @@
+"""Pixels as the parts that a search chooses from, and backgrounds as their perturbations."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from expcam.classifier.model import Classifier
+from expcam.explain.backgrounds import BACKGROUNDS, RANDOM
+from expcam.explain.losses import holding, losing, total_variation
+from expcam.explain.objectives import REMOVAL
+from expcam.search.parts import Perturbation
+
+SMOOTHNESS = 6.0
+"""Weight of the total variation beside the cross-entropy: fewer, larger components."""
+GRIDS = (7, 14, 28)
+"""Blocks on the shorter side when a mask is pruned, after whole components: the coarse ones go
+first, because they go at once."""
+
+
+class Pixels:
+    """The pixels of one image, for one class.
+
+    Args:
+        classifier: Frozen by the caller; with a contrast it chooses between two classes only.
+        x: Normalised image ``(3, H, W)``.
+        label: Index of the class among the classifier's logits.
+        allowed: Boolean ``(H, W)``; pixels that the mask may keep.
+    """
+
+    def __init__(self, classifier: Classifier, x: Tensor, label: int, allowed: Tensor) -> None:
+        self.allowed = allowed
+        self._classifier, self._x, self._label = classifier, x, label
+        side = min(x.shape[-2:])
+        self.cell_sizes: Sequence[int] = [
+            max(x.shape[-2:]),
+            *(max(1, side // n) for n in GRIDS[1:]),
+        ]
+
+    def perturbation(self, kind: str, rng: torch.Generator) -> Perturbation:
+        """A background; or, for ``removal``, the mean colour in place of the mask's pixels."""
+        removal = kind == REMOVAL
+        background = BACKGROUNDS["zero" if removal else kind](self._x, rng)
+        return Perturbation(kind, background, random=kind in RANDOM, removal=removal)
+
+    def opposite(self, drawn: Perturbation) -> Perturbation:
+        """The same noise with its sign changed."""
+        return Perturbation(drawn.kind, -drawn.value, drawn.random, drawn.removal)
+
+    def perturbed(self, keep: Tensor, by: Perturbation) -> Tensor:
+        """The composite ``(3, H, W)`` of a mask ``(H, W)``."""
+        if keep.dtype == torch.bool:
+            return torch.where(keep ^ by.removal, self._x, by.value)
+        keep = 1 - keep if by.removal else keep
+        return keep * self._x + (1 - keep) * by.value
+
+    def loss(self, keep: Tensor, logits: Tensor, by: Perturbation) -> Tensor:
+        """Keep the label, or lose it, with a mask that varies little from pixel to pixel."""
+        chosen = self._classifier.chosen(logits[None])
+        decision = losing if by.removal else holding
+        return decision(chosen, self._label) + SMOOTHNESS * total_variation(keep)
+
+    def margins(self, logits: Tensor) -> Tensor:
+        """Logit of the class less the highest other one, ``(n,)``."""
+        others = self._classifier.chosen(logits).clone()
+        own = others[:, self._label].clone()
+        others[:, self._label] = -torch.inf
+        return own - others.amax(-1)
+
+    def cells(self, keep: Tensor, size: int) -> Tensor:
+        """A mask's connected components, and its blocks of a side of ``size`` pixels."""
+        cells = torch.cat([components(keep), _blocks(keep, size)]).flatten(1)
+        unique: Tensor = torch.unique(cells, dim=0).view(-1, *keep.shape)
+        return unique
+
+
+def components(mask: Tensor) -> Tensor:
+    """Each connected component of a mask ``(H, W)``, boolean ``(n, H, W)``.
+
+    Pixels that touch at a corner belong together.
+    """
+    labels, count = ndimage.label(mask.cpu().numpy(), structure=np.ones((3, 3)))
+    numbers = torch.arange(1, count + 1).view(-1, 1, 1)
+    return (torch.from_numpy(labels) == numbers).to(mask.device)
+
+
+def _blocks(mask: Tensor, side: int) -> Tensor:
+    """What a mask has in each block of a grid that it touches, ``(n, H, W)``."""
+    rows = torch.arange(mask.shape[0], device=mask.device) // side
+    columns = torch.arange(mask.shape[1], device=mask.device) // side
+    number = rows[:, None] * (int(columns[-1]) + 1) + columns
+    return number.eq(number[mask].unique().view(-1, 1, 1)) & mask

@@ -1,0 +1,58 @@
+"""What can be asked of an explanation. Importing this module does not load torch."""
+
+from dataclasses import dataclass
+
+from expcam.errors import OptionError
+from expcam.explain.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
+
+DEFAULT_RECIPE, PUBLISHED_RECIPE = "constrained", "paper"
+RECIPES = {DEFAULT_RECIPE: "autoencoder", "free": "free", PUBLISHED_RECIPE: "unet"}
+"""How a mask is found, with the generator that emits it. ``constrained``: our search, which trains
+an autoencoder; ``free``: the same search with bare mask logits; ``paper``: the published recipe
+with its fixed weights."""
+SEEDS = 2**31
+"""Seeds lie below this; a generator looks at 32 bits, and the upper half is for evaluation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the caller asks for; see `explain_image`.
+
+    Attributes:
+        target: The class to explain; None for the predicted one.
+        contrast: The only class that it is compared to; None for all.
+        objective: A key of `OBJECTIVES`.
+        area: The share of pixels that the mask must have; None for as few as can be.
+        recipe: A key of `RECIPES`.
+        seed: From 0 below `SEEDS`.
+
+    Raises:
+        OptionError: For what no search can do.
+    """
+
+    target: int | str | None = None
+    contrast: int | str | None = None
+    objective: str = DEFAULT_OBJECTIVE
+    area: float | None = None
+    recipe: str = DEFAULT_RECIPE
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.recipe not in RECIPES:
+            raise OptionError(f"unknown recipe `{self.recipe}`; there are: {', '.join(RECIPES)}")
+        if self.objective not in OBJECTIVES:
+            raise OptionError(
+                f"unknown objective `{self.objective}`; there are: {', '.join(OBJECTIVES)}"
+            )
+        if self.area is not None and not 0 < self.area <= 1:
+            raise OptionError(
+                f"area {self.area} is out of range: a share of the pixels, above 0 and at most 1"
+            )
+        if not 0 <= self.seed < SEEDS:
+            raise OptionError(f"seed {self.seed} is out of range: from 0 to {SEEDS - 1}")
+        own = (self.objective, self.area) == (DEFAULT_OBJECTIVE, None)
+        if self.recipe == PUBLISHED_RECIPE and not own:
+            raise OptionError(
+                f"recipe `{PUBLISHED_RECIPE}` has its own objective: it takes neither another one "
+                "nor an area"
+            )

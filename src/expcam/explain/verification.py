@@ -1,0 +1,82 @@
+"""What a hard mask does on backgrounds that no search has used."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from expcam.classifier.model import BATCH, Classifier
+from expcam.explain.backgrounds import evaluation_backgrounds, evaluation_draws
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What a hard mask does, checked after binarisation.
+
+    Attributes:
+        area: Share of pixels kept.
+        kept: Whether the explanation on the zero background has the label.
+        robustness: Share of the backgrounds of `EVALUATION` on which it has.
+        necessary: Whether the image without the mask's pixels loses the label.
+        confidence: Probability of the label on the zero background.
+        draws: Independent backgrounds tried beyond those.
+        draws_kept: On how many of them the label is kept.
+        passes: Forward passes that the verification took.
+    """
+
+    area: float
+    kept: bool
+    robustness: float
+    necessary: bool
+    confidence: float
+    draws: int
+    draws_kept: int
+    passes: int
+
+
+@torch.inference_mode()
+def predictions(classifier: Classifier, x: Tensor, masks: Tensor, backgrounds: Tensor) -> Tensor:
+    """Logits of every mask on every background.
+
+    Args:
+        classifier: A frozen classifier.
+        x: Normalised image ``(3, H, W)``.
+        masks: Boolean ``(n, H, W)``.
+        backgrounds: ``(k, 3, H, W)``.
+
+    Returns:
+        Logits ``(n, k, classes)``.
+    """
+    count, kinds = len(masks), len(backgrounds)
+    rows = []
+    for chunk in torch.arange(count * kinds, device=x.device).split(BATCH):
+        keep = masks[chunk // kinds][:, None]
+        rows.append(classifier.logits(torch.where(keep, x, backgrounds[chunk % kinds])))
+    return torch.cat(rows).view(count, kinds, -1)
+
+
+def keeps(
+    classifier: Classifier, x: Tensor, masks: Tensor, backgrounds: Tensor, label: int
+) -> Tensor:
+    """Whether each mask keeps the label on each background: boolean ``(n, k)``."""
+    return predictions(classifier, x, masks, backgrounds).argmax(-1) == label
+
+
+def verify(
+    classifier: Classifier, x: Tensor, mask: Tensor, label: int, seed: int = 0
+) -> Verification:
+    """Check a hard mask ``(H, W)`` against the contract of an explanation."""
+    unseen, more = evaluation_backgrounds(x, seed), evaluation_draws(x, seed)
+    logits = predictions(classifier, x, mask[None], torch.cat([unseen, more]))[0]
+    without = predictions(classifier, x, ~mask[None], unseen[:1])[0]
+    held = logits.argmax(-1) == label
+    return Verification(
+        area=float(mask.float().mean()),
+        kept=bool(held[0]),
+        robustness=float(held[: len(unseen)].float().mean()),
+        necessary=int(without[0].argmax()) != label,
+        confidence=float(logits[0].softmax(-1)[label]),
+        draws=len(more),
+        draws_kept=int(held[len(unseen) :].sum()),
+        passes=len(logits) + 1,
+    )

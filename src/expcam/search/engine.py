@@ -1,0 +1,289 @@
+"""The smallest set of parts for which a decision holds under perturbation.
+
+A scorer gives each part a score, and the best-scored share of the parts is kept. In each step the
+others are replaced by two perturbations, and the scorer learns from the loss there. Noise comes in
+pairs of opposite sign, the other kinds take turns. The share falls while the margin is more than
+enough, and rises while it is not. The edge between what is kept and what is not is soft at first
+and sharpens. After the last step the scores' running mean is cut, at the smallest share at which
+the hard choice passes a check on perturbations fixed beforehand. Of many cuts the one that passes
+has been lucky, so that it must pass on fresh draws, too, and grows until it does. Then cells are
+dropped that can be spared, and what is left is minimal at their size. Where a share is asked for,
+the share falls to it on a schedule, and the best-scored parts of that number are the answer.
+
+Extremal perturbations (Fong, Patrick, Vedaldi, arXiv 1910.08485) are the nearest relative: they
+learn a mask of a given area by ranking; here the area is found.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from expcam.progress import Progress
+from expcam.search.checks import ROUNDING, Check
+from expcam.search.controller import Controller
+from expcam.search.parts import Model, Parts, Perturbation, Scorer
+from expcam.search.projection import project, rank, straight_through
+from expcam.search.pruning import Pruned, prune
+from expcam.search.settings import Settings
+
+FORWARD = 1 / 3
+"""A forward pass alone, in units of a forward and a backward pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is searched for.
+
+    Attributes:
+        parts: What is chosen from.
+        scorer: Scores them, and learns.
+        steps: Kinds of perturbations that the steps look at, the hardest first.
+        checks: Those that choose among cuts; a random one counts as often as it is named.
+        fresh: Those that confirm the choice.
+        share: What share of the parts is asked for; None for as few as can be.
+        rng: Source of the draws.
+    """
+
+    parts: Parts
+    scorer: Scorer
+    steps: Sequence[str]
+    checks: Sequence[str]
+    fresh: Sequence[str]
+    share: float | None
+    rng: torch.Generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The end of a search.
+
+    Attributes:
+        keep: Boolean, the parts that are kept.
+        scores: All parts' scores as probabilities; those kept exceed 0.5.
+        size: Of the cells at which ``keep`` is minimal; 0 where it is not known to be.
+        passes: What it took, in forward and backward passes.
+    """
+
+    keep: Tensor
+    scores: Tensor
+    size: int
+    passes: float
+
+
+def search(
+    problems: Sequence[Problem], model: Model, settings: Settings, progress: Progress
+) -> list[Found]:
+    """Search for several choices at once: they share the model's batches and nothing else.
+
+    Args:
+        problems: They ask for the same kinds of perturbations.
+        model: Runs the perturbed inputs of all.
+        settings: The numbers of the search.
+        progress: Called after each step, and after each choice that is checked and pruned.
+    """
+    searches = [_Search(problem, settings) for problem in problems]
+    steps = searches[0].count
+    for step in range(steps):
+        views = [each.views(step) for each in searches]
+        inputs = [each.perturbed(some) for each, some in zip(searches, views, strict=True)]
+        smoothed = any(by.random for by in views[0])
+        logits = model.with_gradient([x for some in inputs for x in some], smoothed=smoothed)
+        parts = logits.split([len(some) for some in inputs])
+        losses = [
+            each.loss(rows, some) for each, rows, some in zip(searches, parts, views, strict=True)
+        ]
+        torch.stack(losses).sum().backward()
+        for each in searches:
+            each.advance(step + 1, model)
+        progress("mask", step + 1, steps)
+    found = []
+    for each in searches:
+        found.append(each.end(model))
+        # Of the same total for any number of problems: they may be a part of more.
+        progress("pruning", len(found) * steps // len(searches), steps)
+    return found
+
+
+class _Search:
+    """The state of one problem."""
+
+    def __init__(self, problem: Problem, settings: Settings) -> None:
+        self._problem, self._settings = problem, settings
+        allowed = problem.parts.allowed
+        self._controller = Controller(
+            settings, smallest=1 / allowed.numel(), largest=float(allowed.float().mean())
+        )
+        self._fixed: dict[str, Perturbation] = {}
+        self._progress = 0.0
+        self._mean: Tensor | None = None
+        self._keep: Tensor = torch.empty(0)
+        self._seen = 0
+        self._check: Check | None = None
+        self._spread = 0.0
+        self._refuting: Perturbation | None = None
+        self._found: list[tuple[float, Tensor]] = []
+        alone = len(problem.steps) == 1 and not self._drawn(problem.steps[0]).random
+        self.count = settings.views if alone else settings.views // 2
+
+    def views(self, step: int) -> list[Perturbation]:
+        """What a step looks at: the first kind, and in turn the hardest at present or another."""
+        kinds = self._problem.steps
+        first = self._drawn(kinds[0])
+        if step % 2:
+            other = self._drawn(kinds[step // 2 % len(kinds)])
+        else:
+            other = self._refuting or self._drawn(self._controller.hardest or kinds[0])
+        if other.kind == first.kind and not first.random:
+            return [first]
+        if other.kind != first.kind or other is self._refuting:
+            return [first, other]
+        # Most of what noise itself adds to the two gradients cancels.
+        return [first, self._problem.parts.opposite(first)]
+
+    def _drawn(self, kind: str) -> Perturbation:
+        if kind in self._fixed:
+            return self._fixed[kind]
+        drawn = self._problem.parts.perturbation(kind, self._problem.rng)
+        if not drawn.random:
+            self._fixed[kind] = drawn
+        return drawn
+
+    def perturbed(self, views: Sequence[Perturbation]) -> list[Tensor]:
+        """The inputs of a step."""
+        settings, parts = self._settings, self._problem.parts
+        scores = self._problem.scorer()
+        now = scores.detach()
+        self._mean = now if self._mean is None else self._mean.lerp(now, 1 - settings.memory)
+        edge = settings.first_edge * (settings.last_edge / settings.first_edge) ** self._progress
+        self._keep = project(scores, parts.allowed, self._share, edge)
+        self._seen += len(views)
+        hard = straight_through(self._keep)
+        # A scorer would learn to live off the soft edge beside what never varies.
+        return [
+            parts.perturbed(hard if self._late and not by.random else self._keep, by)
+            for by in views
+        ]
+
+    @property
+    def _late(self) -> bool:
+        return self._progress >= self._settings.early
+
+    @property
+    def _share(self) -> float:
+        asked, first = self._problem.share, self._controller.share
+        if asked is None:
+            return first
+        start = max(asked, self._settings.first_share)
+        return float(start * (asked / start) ** min(1.0, self._progress / self._settings.early))
+
+    def loss(self, logits: Tensor, views: Sequence[Perturbation]) -> Tensor:
+        """The mean loss of a step; its margins go to the controller."""
+        parts = self._problem.parts
+        margins = parts.margins(logits.detach()).tolist()
+        for by, margin in zip(views, margins, strict=True):
+            self._controller.see(by.kind, -margin if by.removal else margin)
+        losses = [parts.loss(self._keep, row, by) for row, by in zip(logits, views, strict=True)]
+        return torch.stack(losses).mean()
+
+    def advance(self, step: int, model: Model) -> None:
+        """Learn, look at a hard choice now and then, and choose the next share."""
+        self._problem.scorer.step(step / self.count)
+        self._progress = step / self.count
+        due = self._problem.share is None and step % self._settings.interval == 0
+        if due and self._late:
+            self._check_now(model)
+        self._controller.advance(self._progress)
+
+    def _check_now(self, model: Model) -> None:
+        """Look at a hard choice; remember it if it passes and is the smallest so far."""
+        if self._check is None:
+            drawn = [self._drawn(kind) for kind in self._problem.checks]
+            self._check = Check(self._problem.parts, model, drawn)
+        check, share = self._check, self._controller.share
+        scores = self._cut(share)
+        margins = check.margins((scores > 0.5)[None])[0]
+        self._spread = check.spread(margins)
+        spares = margins - check.needed(self._demand)
+        spare = float(spares.min())
+        self._controller.see_check(spare)
+        self._refuting = check.perturbations[int(spares.argmin())] if spare < 0 else None
+        for by, margin in zip(check.perturbations, margins.tolist(), strict=True):
+            self._controller.see(by.kind, margin)
+        if spare >= 0 and (not self._found or share < self._found[-1][0]):
+            self._found.append((share, scores))
+
+    @property
+    def _demand(self) -> float:
+        return self._settings.demand * self._spread
+
+    def _cut(self, share: float) -> Tensor:
+        """The best-scored share of the parts, as probabilities that exceed 0.5."""
+        assert self._mean is not None
+        return rank(self._mean, self._problem.parts.allowed, share)
+
+    def end(self, model: Model) -> Found:
+        """The smallest choice that passes on fresh draws as well, without what can be spared."""
+        problem, settings = self._problem, self._settings
+        if problem.share is not None:
+            scores = self._cut(problem.share)
+            return Found(keep=scores > 0.5, scores=scores, size=0, passes=float(self._seen))
+        assert self._check is not None
+        first = self._check
+        self._look_further(first)
+        fresh = [self._drawn(kind) for kind in problem.fresh]
+        both = Check(problem.parts, model, [*first.perturbations, *fresh])
+        scores, margins = self._confirmed(both)
+        keep = scores > 0.5
+        pruned = Pruned(keep, 0)
+        if bool((margins >= both.needed(0.0)).all()):
+            # Pruning lowers no margin below what was demanded, or below what it was.
+            needed = margins.minimum(both.needed(self._demand))
+            most = both.runs + settings.pruning * self._seen / FORWARD
+            pruned = prune(keep, both, needed, most)
+        runs = first.runs + both.runs
+        return Found(
+            keep=pruned.keep,
+            scores=torch.where(pruned.keep, scores, scores.clamp(max=0.5)),
+            size=pruned.size,
+            passes=self._seen + runs * FORWARD,
+        )
+
+    def _confirmed(self, both: Check) -> tuple[Tensor, Tensor]:
+        """The smallest that was found and passes on fresh draws too, and its margins.
+
+        Where none passes, the one with the most margin where it has least; where none was found,
+        all parts.
+        """
+        best: tuple[Tensor, Tensor] | None = None
+        everything = (1.0, self._problem.parts.allowed.float())
+        for _, scores in reversed(self._found or [everything]):
+            margins = both.margins((scores > 0.5)[None])[0]
+            if best is None or margins.min() > best[1].min():
+                best = scores, margins
+            if margins.min() >= ROUNDING:
+                break
+        assert best is not None
+        return best
+
+    def _look_further(self, check: Check) -> None:
+        """Cut the last scores at smaller shares than were found, or at larger ones if none was."""
+        factor, most = self._settings.factor, float(self._problem.parts.allowed.float().mean())
+        needed = check.needed(self._demand)
+        share = self._controller.share
+
+        def holds() -> bool:
+            scores = self._cut(share)
+            held = check.holds(scores > 0.5, needed)
+            if held:
+                self._found.append((share, scores))
+            return held
+
+        if self._found:
+            share = self._found[-1][0] / factor
+            while holds():
+                share /= factor
+        else:
+            while share < most and not holds():
+                share = min(share * factor, most)
