@@ -1,4 +1,4 @@
-"""Beyond one circuit: what several have in common, where two differ, which paths are strongest."""
+"""Several circuits: what they share and where they differ; and the strongest paths of one."""
 
 import math
 from collections import Counter
@@ -91,7 +91,7 @@ def compare_circuits(first: Circuit, second: Circuit) -> CircuitDifference:
 
 
 def stability(circuits: Sequence[Circuit]) -> pd.DataFrame:
-    """How much circuits of one image agree, over seeds or draws: each pair's Jaccard indices.
+    """How much the circuits of one image agree, over seeds or draws: Jaccard indices of each pair.
 
     Args:
         circuits: At least two of one classifier.

@@ -109,7 +109,7 @@ def top_crops(
     count: int = 9,
     progress: Progress = silent,
 ) -> list[Crop]:
-    """The crops of a folder's images that drive a channel most, one of each image at most.
+    """The crops that drive a channel most, at most one from each image.
 
     A crop is the smallest rectangle around the channel's strongest place that holds 90 % of the
     absolute gradient of its activation there by the image: what the channel looks at.
@@ -193,7 +193,7 @@ def _plane(recording: Recording, node: Node) -> Tensor | None:
 
 
 def _box(strength: Tensor) -> tuple[int, int, int, int]:
-    """The rectangle that holds ``INSIDE`` of a map, as much cut off on each side."""
+    """The rectangle that holds ``INSIDE`` of a map; the same share is cut off on each side."""
     sides = []
     for dim in (0, 1):
         held = strength.sum(dim).cumsum(0) / strength.sum().clamp(min=1e-30)

@@ -94,7 +94,8 @@ of all (see ``benchmarks/RESULTS.md``)."""
 NODE_SCORE, EDGE_SCORE = "relevance", "weight×activation"
 """The defaults, by the method's own definitions."""
 COVERAGE, TOP_K = 0.9, 16
-"""Of each layer the channels are active that hold this share of its score, at most so many."""
+"""Active are the fewest channels of a layer that hold this share of its summed score, and at most
+so many."""
 GRANULARITIES = ("layers", "blocks")
 BY_GRADIENT = " (gradients as weights)"
 """Follows an edge score's name where the wiring is not known, and gradients stand for weights."""

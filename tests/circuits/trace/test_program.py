@@ -13,7 +13,10 @@ from expcam.classifier.frozen import frozen
 from expcam.errors import WiringError
 
 
-@pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5", "swin_v2_t"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "shufflenet_v2_x0_5", pytest.param("swin_v2_t", marks=pytest.mark.exhaustive)],
+)
 def test_a_program_gives_what_its_module_gives(name: str) -> None:
     module = expcam.load_classifier(name, None, device="cpu").module
     x = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))

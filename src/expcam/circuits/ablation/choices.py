@@ -43,7 +43,14 @@ def choices(
     draws: int,
     rng: torch.Generator,
 ) -> Iterator[Choice]:
-    """For each size, a share of every layer, the best parts by each score, and random ones."""
+    """For each size the best parts by each score, and as many random ones.
+
+    Args:
+        scores: By method and layer.
+        sizes: Shares of each layer's parts; at least one part is kept.
+        draws: How many draws of random parts stand beside each size.
+        rng: Draws them.
+    """
     shapes = {name: score.shape for name, score in next(iter(scores.values())).items()}
     for size in sizes:
         wanted = {name: max(1, round(size * shape.numel())) for name, shape in shapes.items()}

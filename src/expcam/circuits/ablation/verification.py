@@ -81,13 +81,15 @@ class CircuitCheck:
     Attributes:
         curves: One row per image, parts (``nodes`` or ``edges``), ablation, method and size:
             ``image``, ``parts``, ``ablation``, ``method`` (a score's name, ``randomised``, or
-            ``random``), ``draw`` (of the random parts), ``size`` (share of each layer's parts),
-            ``faithfulness`` (of what is kept: 1 is the whole model's logit, 0 that of everything
-            ablated), ``completeness`` (the same with these parts removed and all others kept; 0
-            is best), ``label_kept``, ``logit_ratio``.
+            ``random``), ``draw`` (number of the draw, of random parts), ``size`` (share of each
+            layer's parts), ``faithfulness`` (of what is kept: 1 is the whole model's logit, 0
+            that of everything ablated), ``completeness`` (the same with these parts removed and
+            all others kept; 0 is best), ``label_kept``, ``logit_ratio`` (to the whole model's
+            logit). The method ``randomised`` is the circuit's own score on the
+            weight-randomised control.
         circuit: The same columns for the circuit's own parts, and for as many random ones in
             each layer.
-        ours: By parts the score that the circuit was read with.
+        ours: The score that the circuit was read with, for ``nodes`` and for ``edges``.
         holds: Whether the whole model gives the label on all images.
     """
 
@@ -162,23 +164,25 @@ def verify_circuit(
 ) -> CircuitCheck:
     """Test a circuit, and the scores that it rests on, by ablation.
 
-    Of nodes, in every layer at once, the channels that are not kept are replaced: by zero, by
-    their mean over the reference images, or by their activation on one of these. Of edges, each
-    channel sees its kept sources as they are and all others as on a reference: the grey image,
-    the mean of the reference images, or one of these. Faithfulness is ``(f(kept) - f(none)) /
-    (f(all) - f(none))`` of the class's logit, after Wang et al. (arXiv 2211.00593); its distance
-    from 1 is what the MIB benchmark (arXiv 2504.13151) calls CMD.
+    Where nodes are ablated, the channels that are not kept are replaced in every layer at once:
+    by zero, by their mean over the reference images, or by their activation on one of these.
+    Where edges are, each channel sees its kept sources as they are and all others as on a
+    reference: the mean colour, the mean of the reference images, or one of these.
+
+    Faithfulness is ``(f(kept) - f(none)) / (f(all) - f(none))`` of the class's logit, after Wang
+    et al. (arXiv 2211.00593); its distance from 1 is what the MIB benchmark (arXiv 2504.13151)
+    calls CMD.
 
     Args:
         classifier: The classifier; it is left as it was found.
-        circuit: Its class is the one that is looked at.
-        images: On which the test is made; of an explanation its masked image.
+        circuit: The circuit; the test looks at its class.
+        images: What the test is made on; of an explanation, its masked image.
         reference: Images for the ablations ``mean`` and ``resample``.
         ablations: Of `ABLATIONS`.
         parts: ``nodes``, ``edges`` or both; edges take a pass for each choice.
         sizes: Shares of each layer's parts, in (0, 1).
         draws: How many draws of random parts stand beside each choice.
-        seed: Of the random parts, the shuffled weights and the resampled images.
+        seed: For the random parts, the shuffled weights and the resampled images.
         progress: Called after each image.
 
     Raises:
@@ -238,8 +242,8 @@ def necessary_channels(
 
     Args:
         classifier: The classifier; it is left as it was found.
-        circuit: Its class is the one that is looked at.
-        image: Of an explanation its masked image.
+        circuit: The circuit; the test looks at its class.
+        image: The image; of an explanation, its masked image.
 
     Raises:
         OptionError: The circuit is not of this classifier.

@@ -57,7 +57,7 @@ class Flow:
         return self.value.shape[1:]
 
     def mixed(self, count: int) -> Tensor:
-        """``mix``, also where each row is in one channel, of ``count``."""
+        """``mix``, also where it is not given and each row is in one of ``count`` channels."""
         if self.mix is not None:
             return self.mix
         assert self.columns is not None
@@ -69,8 +69,8 @@ def whole(source: str, rows: Tensor, channels: Tensor) -> Flow:
 
     Args:
         source: The layer.
-        rows: Those of its channels that are followed, ``(rows, *positions)``.
-        channels: Which they are.
+        rows: The channels that are followed, ``(rows, *positions)``.
+        channels: Their indices, ``(rows,)``.
     """
     return Flow(
         source=source,
@@ -101,11 +101,11 @@ def weighted(flow: Flow, factor: Tensor) -> Flow:
 
 
 def gated(flow: Flow, gate: Tensor) -> Flow:
-    """Multiply by the image's own factor at each channel and position.
+    """Multiply by a factor at each channel and position, which this image has made.
 
     Args:
         flow: What passes.
-        gate: ``(1 or channels, *positions)``, each position 1 or as large as the flow's.
+        gate: ``(1 or channels, *positions)``; a dimension of positions may be 1, for all alike.
     """
     if len(gate) == 1:
         return replace(flow, value=flow.value * gate)
@@ -130,7 +130,7 @@ def projected(flow: Flow, weight: Tensor) -> Flow:
 
 
 def spread(flow: Flow) -> Flow:
-    """Give each row and each channel that it is mixed into a row of its own.
+    """Make a row for each row and each channel of the tensor, so that each is in one channel.
 
     Raises:
         WiringError: That would be too many.

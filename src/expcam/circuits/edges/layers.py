@@ -61,14 +61,14 @@ class Contribution:
 def follow(
     recording: Recording, active: Mapping[str, Active], *, constants: bool = False
 ) -> Iterator[Contribution]:
-    """What active channels contribute to active channels of the next layers.
+    """What active channels contribute to the active channels of the layers that read them.
 
     Args:
         recording: The run.
-        active: By layer; those of ``INPUT`` are the image's colours. Layers without an entry
-            are neither source nor target.
-        constants: Whether biases, position embeddings and the like on the way are followed too,
-            as a source named ``CONSTANT``. With all channels of all layers active the
+        active: The active channels by layer; those of ``INPUT`` are the image's colours. A layer
+            without an entry is neither source nor target.
+        constants: Whether biases, position embeddings and other constants on the way are
+            followed too, as a source named ``CONSTANT``. With all channels of all layers active the
             contributions to a channel then add up to its preactivation less its own bias.
 
     Yields:

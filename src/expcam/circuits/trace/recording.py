@@ -25,7 +25,7 @@ class Layer:
     Attributes:
         name: As in ``named_modules()``, where it is a module; else the name of its weight.
         axis: The dimension of its activation that its channels are along.
-        shape: Of its activation, which is its output behind batch norm and nonlinearity.
+        shape: The shape of its activation, its output behind batch norm and nonlinearity.
         scale: Signed per-channel scale between its weights and the nonlinearity, ``(channels,)``.
     """
 
@@ -50,15 +50,15 @@ LayerObserver = Callable[[Layer, Tensor, Tensor], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """What following channels through an operation needs of the run.
+    """What is kept of an operation in a run, so that channels can be followed through it.
 
     Attributes:
-        args: The operation's arguments; in place of tensors that channels are followed through
-            stand their nodes.
+        args: Its arguments. A tensor whose channels are followed is not kept; the operation
+            that gave it stands in its place.
         kwargs: The same by name.
-        shapes: Of its results.
-        frozen: What the image made of it: the factors of a gate or a norm, or where a max
-            pooling looked; of a product the other factor.
+        shapes: The shapes of its results.
+        frozen: What it did to this image: the factors of a gate or a norm, the places that a max
+            pooling picked, or the other factor of a product.
     """
 
     args: tuple[Any, ...]
@@ -74,11 +74,11 @@ class Recording:
     Attributes:
         wiring: What its operations do to channels.
         image: The image that was run, ``(1, 3, H, W)``.
-        layers: In order of execution, by name.
+        layers: By name, in order of execution.
         logits: ``(1, classes)``, part of the autograd graph.
-        kept: Of each operation that channels are followed through.
-        activations: By layer, unless an observer took them.
-        preactivations: What the layers' weights give, the same.
+        kept: What was kept of each operation that channels are followed through.
+        activations: By layer, like `Layer.shape`; empty where an observer took them.
+        preactivations: By layer what its weights give; empty where an observer took them.
     """
 
     wiring: Wiring
@@ -101,8 +101,8 @@ def record(module: nn.Module, e: Tensor, *, observer: LayerObserver | None = Non
     Args:
         module: In evaluation mode.
         e: Normalised image ``(1, 3, H, W)``; it is run in the dtype of the weights.
-        observer: Is handed each layer as soon as it has run, and what it gave; the recording
-            then keeps neither.
+        observer: Is handed each layer's activation and preactivation as soon as it has run; the
+            recording then keeps neither.
 
     Raises:
         WiringError: The module cannot be traced, or does something to channels that is
@@ -165,7 +165,7 @@ class _Recorder:
 def _kept(call: Call, step: Step, result: Any) -> Kept:
     n, names = call.node, set(step.sources)
     frozen = None
-    # What is still a layer's own is not followed, but starts anew behind it.
+    # As long as a tensor holds a layer's own channels it is not followed: a flow starts behind it.
     if step.kind is Kind.NORM or (step.kind in _FROZEN and step.owner is None):
         frozen = _FROZEN[step.kind](n, call.args, result)
     if step.kind in (Kind.PRODUCT, Kind.SCALE):
@@ -316,15 +316,16 @@ class Measured:
 def measure(
     module: nn.Module, e: Tensor, label: int, selection: Selection, *, gradients: bool = False
 ) -> Measured:
-    """Run a classifier on an image, and back from the logit of a class.
+    """Run a classifier on an image, and go back from the logit of a class.
 
-    Each layer's gradient is reduced as soon as the backward pass has it.
+    Each layer's gradient is reduced to its channels' measures as soon as the backward pass has
+    it, so that the gradients of all layers are never in memory together.
 
     Args:
         module: Frozen.
         e: Normalised image ``(1, 3, H, W)``.
         label: Index of the class.
-        selection: Says which channels of a layer are active; of the classes it is the one.
+        selection: Says which channels of a layer are active; of the classes, ``label`` is.
         gradients: Whether the gradient by the active channels' preactivations is kept.
 
     Raises:

@@ -51,14 +51,20 @@ class Kind(Enum):
     PROJECTION = auto()
     """Mixes channels without nodes: into queries, keys and values, or back to the stream."""
     DEPTHWISE = auto()
+    """A convolution with one kernel per channel, which mixes none."""
     BATCH_NORM = auto()
     NORM = auto()
+    """A layer, group or instance norm, whose scale depends on the image."""
     GATE = auto()
+    """An elementwise nonlinearity: it lets a share of each number pass."""
     SAME = auto()
+    """Changes nothing."""
     REINDEX = auto()
+    """Moves numbers to other places: a change of shape, a shuffle, a part of a tensor."""
     AVERAGE = auto()
     MAX_POOL = auto()
     JOIN = auto()
+    """A concatenation."""
     SUM = auto()
     SCALE = auto()
     """Multiplies by something that is the same for every image."""
@@ -102,10 +108,10 @@ class Site:
 
     Attributes:
         node: The operation that mixes channels.
-        activation: The one that gives its activation: behind the batch norm and the nonlinearity
-            that follow it, before any sum, concatenation or pooling.
-        norms: The batch norms between the two, before the nonlinearity.
-        rectified: Whether there was a nonlinearity already.
+        activation: The operation that gives its activation: the last of the batch norm and the
+            nonlinearity that follow it, before any sum, concatenation or pooling.
+        norms: The batch norms behind it that come before the nonlinearity.
+        rectified: Whether a nonlinearity has followed it.
     """
 
     node: fx.Node
@@ -120,9 +126,9 @@ class Wiring:
 
     Attributes:
         program: The graph.
-        steps: What each operation on the way from the image to the logits does.
-        sites: The layers, by name, in order of execution; those that only make a gate, as in
-            squeeze-and-excitation, are none.
+        steps: What each operation on the way from the image to the logits does to channels.
+        sites: The layers, by name, in order of execution. Layers that only make a gate, as in
+            squeeze-and-excitation, are left out.
         output_layer: The layer whose channels are the classes.
     """
 
@@ -152,8 +158,8 @@ class _Wirer:
         self.depending = depending(program)
         self.steps: dict[fx.Node, Step] = {program.image: Step(Kind.IMAGE, ())}
         self.sites: dict[str, Site] = {}
-        # Tensors that depend on the image in a way that channels cannot be followed through,
-        # and the operation that made them so. They may gate others, no more.
+        # Tensors of the image through which channels cannot be followed, and the operation that
+        # is the reason. They may be gates, nothing else.
         self.opaque: dict[fx.Node, fx.Node] = {}
         self.attends = any(_attends(n, self.depending) for n in program.module.graph.nodes)
 
@@ -263,7 +269,10 @@ class _Wirer:
         return (parameter or where(n) or n.name).removesuffix(".weight")
 
     def _pass(self, n: fx.Node, kind: Kind, sources: tuple[fx.Node, ...]) -> None:
-        """An operation that keeps channels apart; perhaps the result is still a layer's own."""
+        """An operation that keeps channels apart.
+
+        Where it is the only one that reads a layer's channels, its result is still the layer's.
+        """
         owner = None
         if len(sources) == 1 and kind in (Kind.BATCH_NORM, Kind.GATE, Kind.SAME, Kind.NORM):
             (source,) = sources
@@ -279,9 +288,9 @@ class _Wirer:
         self.steps[n] = Step(kind, sources, owner)
 
     def _gated(self, n: fx.Node, images: list[fx.Node], name: str) -> None:
-        """A product of two tensors of the image: the larger passes, the other is its gate."""
-        # Before it is spread over the map, a gate is smaller. On maps of one pixel both are as
-        # large; a gate is then what comes from a sigmoid.
+        """A product of two tensors of the image: the larger one passes, the other is its gate."""
+        # A gate is the smaller one, before it is spread over the map. On maps of one pixel both
+        # have the same size; then the gate is the one that comes from a sigmoid.
         origins = {a: _before_spreading(a) for a in images}
         rank = {
             a: (
