@@ -47,9 +47,10 @@ Examples:
 
 The suffix of --out picks the format: {", ".join(WRITERS)} (.csv makes a folder).
 
-Exit codes: 0 done; 2 a mistake in what was asked; 3 done, but the mask does not do
-what was asked. A mask that is to keep the label on any background may miss up to half
-of the {len(EVALUATION)} unseen ones, not the mean colour: "label kept" then says "mostly".
+Exit codes: 0 done; 2 a mistake in the options; 3 done, but the mask does not do what
+was asked. A mask that should keep the label on any background must keep it on the mean
+colour and on at least half of the {len(EVALUATION)} unseen ones; "label kept" says "mostly"
+where it does not keep it on all of them.
 """
 
 app = typer.Typer(add_completion=False)
@@ -76,7 +77,7 @@ def command(
     target: Annotated[
         str | None,
         typer.Option(
-            metavar="CLASS", help="Class to explain, by name or index (else the predicted one)"
+            metavar="CLASS", help="Class to explain, by name or index (else the predicted one)."
         ),
     ] = None,
     contrast: Annotated[
@@ -102,11 +103,11 @@ def command(
         typer.Option(metavar="SHARE", help="Find the best mask of this share of the pixels."),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(metavar="DEV", help="cpu, cuda or mps (else the best there is)")
+        str | None, typer.Option(metavar="DEV", help="cpu, cuda or mps (else the best there is).")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same mask.")] = 0,
     top_k: Annotated[
-        int, typer.Option("--top-k", metavar="N", help="At most so many channels per layer.")
+        int, typer.Option("--top-k", metavar="N", help="The most channels per layer.")
     ] = TOP_K,
     nodes: Annotated[
         str,
@@ -126,7 +127,7 @@ def command(
         str,
         typer.Option(
             metavar="NAME",
-            help=f"{' or '.join(GRANULARITIES)}; between blocks all paths are summed up.",
+            help=f"{' or '.join(GRANULARITIES)}; blocks sum up all paths between them.",
         ),
     ] = GRANULARITIES[0],
     verify: Annotated[
@@ -202,7 +203,7 @@ def main() -> NoReturn:
 def _load(
     image: Path, model: str, weights: Path | None, device: str | None
 ) -> tuple[Classifier, Prepared]:
-    """The classifier and the image as it takes it; an image that cannot be read is told first."""
+    """The classifier, and the image prepared for it; a bad image is reported first."""
     from expcam.circuits.readout import check_readable
     from expcam.classifier.images import open_image
     from expcam.classifier.loading import load_classifier

@@ -1,4 +1,4 @@
-"""What goes wrong for a reason that the user can mend."""
+"""Errors that the user can mend."""
 
 
 class ExpcamError(Exception):
@@ -30,4 +30,4 @@ class FileFormatError(ExpcamError):
 
 
 class ExpcamWarning(UserWarning):
-    """Something was done in another way than asked for or expected; the text says what."""
+    """Something was not done as asked or expected; the text says what was done."""

@@ -12,7 +12,7 @@ from expcam.errors import FileFormatError
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; what is written there replaces it at the end.
+    """Give a temporary path; what is written there replaces ``path`` at the end of the block.
 
     The temporary path keeps the suffix, and may become a file or a folder. When the block
     raises, it is removed and ``path`` is left as it was.

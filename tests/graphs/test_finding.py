@@ -3,13 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from expcam.explain.request import Request
 from PIL import Image
 from torch import nn
 from torchvision.models import VisionTransformer
 
 import expcam
 from expcam.errors import OptionError
+from expcam.explain.request import Request
 from expcam.graphs.exports import writer_for
 from expcam.graphs.finding import CircuitRequest, check_requests, find
 from expcam.graphs.methods import method_rows

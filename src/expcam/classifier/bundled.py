@@ -12,7 +12,7 @@ STEM_CHANNELS = 32
 STAGE_CHANNELS = (64, 128, 256)
 BLOCKS_PER_STAGE = 2
 SIDE = 64
-"""Pixels, as in training."""
+"""Pixels a side, as in training."""
 ASSETS = files("expcam.classifier") / "assets"
 WEIGHTS_FILE = ASSETS / "bundled.safetensors"
 LABELS_FILE = ASSETS / "bundled_labels.csv"

@@ -1,4 +1,4 @@
-"""Weights files: read without running anything in them, and fitted to a module."""
+"""Read files of weights, without running code in them, and load them into a module."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,7 +47,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def fit_weights(module: nn.Module, state: Mapping[str, Tensor], file: str, model: str) -> None:
-    """Load ``state`` into ``module``, which must have just these names and shapes.
+    """Load ``state`` into ``module``, whose tensors must have the same names and shapes.
 
     Raises:
         ClassifierError: Missing, unexpected or differently shaped tensors, each kind counted

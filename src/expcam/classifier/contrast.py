@@ -1,4 +1,4 @@
-"""A choice between two classes only: why this one rather than that one?"""
+"""Why this class rather than that one? A classifier with only two to choose from."""
 
 from dataclasses import dataclass
 

@@ -33,7 +33,7 @@ def frozen(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def require_autograd(what: str) -> None:
-    """Raise now, with a reason, where ``what`` is asked for and no gradient can be taken.
+    """Raise an error that names ``what``, where no gradient can be taken.
 
     `torch.enable_grad` undoes `torch.no_grad`, but not `torch.inference_mode`.
 

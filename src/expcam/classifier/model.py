@@ -26,10 +26,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 PHOTO_SIDE = 448
-"""Pixels; photographs are shown at least this large."""
+"""Photographs are shown with at least so many pixels a side."""
 
 BATCH = 32
-"""So many perturbed inputs are run at a time where no gradient is needed."""
+"""Number of perturbed inputs in one pass, where no gradient is needed."""
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -102,13 +102,13 @@ class Classifier:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the module computes in, and what it is handed images in by `logits`."""
+        """The floating dtype of the module's weights; `logits` casts images to it."""
         weight = next(_weights(self.module), None)
         return torch.float32 if weight is None else weight.dtype
 
     @property
     def mean_colour(self) -> tuple[int, int, int]:
-        """What 0 in normalised space looks like: the colour (0 to 255) of removed pixels."""
+        """The colour (red, green, blue, 0 to 255) of removed pixels: 0 in normalised space."""
         red, green, blue = self.picture(torch.zeros(3, 1, 1))[0, 0].tolist()
         return red, green, blue
 
@@ -121,7 +121,7 @@ class Classifier:
                 which is given back as it is.
 
         Raises:
-            ImageError: The image cannot be read, or the tensor is none that a classifier takes.
+            ImageError: The image cannot be read, or the tensor does not fit a classifier.
         """
         if isinstance(image, Prepared):
             return image
@@ -174,7 +174,7 @@ class Classifier:
         return self.chosen(self.all_logits(x))
 
     def all_logits(self, x: Tensor) -> Tensor:
-        """The same of all classes, also where there are only two to choose from."""
+        """Like `logits`, but always of all classes."""
         output = self.module(x.to(self.dtype))
         if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x):
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -191,7 +191,7 @@ class Classifier:
         return output.to(x.dtype)
 
     def chosen(self, logits: Tensor) -> Tensor:
-        """Logits of the classes that there are to choose from, out of those of all classes."""
+        """From the logits of all classes, those of the classes that there are to choose from."""
         return logits if self._pair is None else self._pair.logits(logits)
 
     def with_module(self, module: nn.Module) -> "Classifier":
@@ -257,7 +257,7 @@ def _weights(module: nn.Module) -> Iterator[Tensor]:
 
 
 def _field_of_view(image: Image.Image, preset: ImageClassification) -> npt.NDArray[np.uint8]:
-    """What torchvision's preset shows a classifier, in finer pixels."""
+    """The part of the photograph that a preset of torchvision's keeps, in finer pixels."""
     finer = math.ceil(PHOTO_SIDE / preset.crop_size[0])
     resized = resize(
         image, [side * finer for side in preset.resize_size], preset.interpolation, antialias=True

@@ -12,14 +12,15 @@ from torch.fx.experimental.optimization import fuse
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Let a CPU take numbers below 1e-38 for 0 inside the block: it is slow on them.
+    """Treat denormal numbers (below 1e-38) as 0 on the CPU inside the block.
 
-    Masked activations and their gradients are full of such numbers. The state before is put back
-    at the end, also after an exception. A processor that cannot flush them goes on as it was.
+    Masked activations and their gradients are full of them, and a CPU is slow on them. The former
+    state is put back at the end, also after an exception. A CPU that cannot do this goes on as
+    before.
 
-    The state belongs to the thread that enters the block. The threads among which torch divides
-    its work take it over when they are started, at the first large operation of a process: those
-    that run already do not see it, and those that are started inside keep it.
+    The state belongs to a thread. The block sets it for the thread that enters it. Torch's worker
+    threads inherit it when they are started, at the first large operation of the process: workers
+    that run already keep their own state, and workers started inside keep this one.
     """
     before = _flushes_denormals()
     torch.set_flush_denormal(True)
@@ -30,13 +31,13 @@ def flushed_denormals() -> Iterator[None]:
 
 
 def _flushes_denormals() -> bool:
-    """Whether this thread takes denormal numbers for 0: torch does not tell, a product does."""
+    """Whether this thread treats denormal numbers as 0: torch cannot say, so one is made."""
     normal = torch.tensor(torch.finfo(torch.float32).tiny, dtype=torch.float32, device="cpu")
     return bool(normal * 0.5 == 0)
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies in bfloat16, which halves the time of a training step."""
+    """Whether a device has bfloat16 arithmetic, which halves the time of a training step."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
@@ -75,7 +76,7 @@ class InBfloat16(nn.Module):
         self._cast = {name: cast[id(each)] for name, each in weights.items()}
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the module makes of ``x``, in float32."""
+        """The module's output on ``x``, in float32."""
         with torch.autocast(self._device_type, torch.bfloat16):
             output: Tensor = functional_call(self.module, self._cast, (x,))
         return output.float()

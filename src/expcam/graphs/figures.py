@@ -14,7 +14,7 @@ EXCITES, INHIBITS = "#2563eb", "#ea580c"
 CURVES = ("#be185d", "#2563eb", "#059669", "#d97706", "#7c3aed", "#0891b2", "#6b7280")
 TIER_NAMES = ("strongest input of each channel", *(f"{most} strongest" for most in RANKS[1:]))
 WIDTHS = (0.15, 0.45, 0.75)
-"""Strengths at which an edge is drawn one step thicker."""
+"""An edge is drawn one step thicker above each of these strengths."""
 
 
 def circuit_figure(circuit: Circuit) -> go.Figure:
@@ -61,7 +61,7 @@ def circuit_figure(circuit: Circuit) -> go.Figure:
 
 
 def faithfulness_figure(check: CircuitCheck) -> go.Figure:
-    """Draw what is left of the logit against the share of channels kept, beside controls."""
+    """Draw faithfulness against the share of channels kept, beside the controls."""
     curves, own = check.of("nodes", "zero")
     figure = go.Figure()
     figure.add_hline(y=1, line={"color": "#9ca3af", "dash": "dot"})
@@ -89,7 +89,7 @@ def faithfulness_figure(check: CircuitCheck) -> go.Figure:
             marker={"symbol": "star", "size": 15, "color": CURVES[0]},
         )
     )  # fmt: skip
-    # One that over-excites the class goes far beyond 1 and would flatten all others.
+    # A method that over-excites the class lies far above 1 and would flatten all others.
     figure.update_layout(
         width=860,
         height=380,
@@ -144,7 +144,7 @@ def _curve(
 
 
 def _edge_labels(layout: Layout) -> go.Scatter:
-    """Invisible points in the middle of the strongest edges, which tell their figures."""
+    """Invisible points in the middle of the strongest edges, with their figures on hover."""
     rows = layout.edges[layout.edges["tier"] == 0]
     middles = [
         _curve(layout.positions[source], layout.positions[target])

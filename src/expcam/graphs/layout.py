@@ -33,7 +33,7 @@ class Layout:
 
 
 def lay_out(circuit: Circuit) -> Layout:
-    """Layers from left to right; within a layer, channels near those that feed them most."""
+    """Place layers from left to right, and channels near the channels that feed them most."""
     columns = circuit.layers
     members: dict[str, list[Node]] = {layer: [] for layer in columns}
     for key in circuit.graph:
@@ -55,14 +55,14 @@ def lay_out(circuit: Circuit) -> Layout:
 
 
 def _spread(keys: list[Node], height: dict[Node, float]) -> None:
-    """Stand the keys one below the other, centred, with gaps that shrink when there are many."""
+    """Place the keys one below the other, centred; the more there are, the smaller the gaps."""
     gap = min(0.25, 2 / max(1, len(keys) - 1))
     for place, key in enumerate(keys):
         height[key] = (len(keys) - 1) / 2 * gap - place * gap
 
 
 def _pull(graph: "nx.DiGraph[Node]", key: Node, height: dict[Node, float], forward: bool) -> float:
-    """Mean height of the neighbours on one side, weighted by score; its own without any."""
+    """Mean height of the neighbours on one side, weighted by score; its own if it has none."""
     edges = graph.pred[key] if forward else graph.succ[key]
     weights = [(height[other], data["score"]) for other, data in edges.items()]
     total = sum(score for _, score in weights)

@@ -1,4 +1,4 @@
-"""The rows of a table of methods, as pages, pictures and printed lines show them."""
+"""The rows of the table from `compare`, as pages, pictures and printed lines show them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class MethodRow:
 
 
 def method_rows(table: pd.DataFrame) -> Sequence[MethodRow]:
-    """The rows of a table from `compare`; one without a column ``reason`` has none.
+    """The rows of a table from `compare`; without a column ``reason``, every reason is empty.
 
     Raises:
         FileFormatError: The table lacks a column.

@@ -16,7 +16,7 @@ OUTLINE = (255, 64, 129)
 
 
 def outlined(explanation: Explanation) -> Picture:
-    """The photograph, dimmed and grey outside the mask, with the mask's outline."""
+    """The photograph with the mask's outline; what lies outside is grey and dim."""
     photo, mask = explanation.photo, _fine(explanation.mask, explanation.photo)
     grey = photo.mean(2, keepdims=True) * 0.45 + 90
     shown = np.where(mask[:, :, None], photo, grey).astype(np.uint8)
@@ -64,7 +64,7 @@ def _on_mean_colour(explanation: Explanation, mask: npt.NDArray[np.bool_]) -> Pi
 
 
 def _fine(mask: npt.NDArray[np.bool_], photo: Picture) -> npt.NDArray[np.bool_]:
-    """The mask in the photograph's pixels, each of its own pixels a square of them."""
+    """The mask in the photograph's finer pixels."""
     finer = photo.shape[0] // mask.shape[0]
     return mask.repeat(finer, axis=0).repeat(finer, axis=1)
 

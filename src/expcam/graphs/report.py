@@ -135,7 +135,7 @@ def report_html(
 
 
 def _html(figure: go.Figure, name: str) -> Markup:
-    """A figure as plotly writes it: it holds our own escaped texts only."""
+    """A figure as plotly's HTML, which is not escaped again: its texts are escaped already."""
     text = plotly.io.to_html(
         figure, full_html=False, include_plotlyjs=False, config=_PLOTLY_CONFIG, div_id=name
     )

@@ -50,7 +50,7 @@ def lines(finding: Finding, out: Path, seconds: float) -> dict[str, str]:
 
 
 def as_dict(finding: Finding, out: Path, seconds: float) -> dict[str, object]:
-    """The finding in numbers and texts that JSON can hold; what is not known is None."""
+    """The finding as numbers and texts, for JSON; None stands for what is not known."""
     e = finding.explanation
     return {
         "image": e.source,
@@ -95,7 +95,7 @@ def as_dict(finding: Finding, out: Path, seconds: float) -> dict[str, object]:
 
 
 def _kept(explanation: Explanation) -> str:
-    """Whether the mask alone keeps the label; loud where it should and does not."""
+    """Whether the mask alone keeps the label; in capitals where it should and does not."""
     kept = keeping(explanation)
     if kept == "no" and explanation.kept:
         return "NO: on the mean colour, but only"
@@ -111,7 +111,7 @@ def _need(row: MethodRow) -> str:
 
 
 def _check_as_dict(check: CircuitCheck) -> dict[str, object]:
-    """Figures under ablation by zero: of the curves over all sizes, and of the circuit itself."""
+    """The test by zero ablation: how far each curve lies from 1, and the circuit's own figures."""
     distance = check.summary().loc["nodes", "zero"]["distance"]
     _, own = check.of("nodes", "zero")
     return {

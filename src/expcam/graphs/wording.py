@@ -84,7 +84,7 @@ def verdict(explanation: Explanation) -> str:
 
 
 def minimality(explanation: Explanation) -> str:
-    """What is known of the mask's size beyond the search that found it."""
+    """Whether the mask is known to be locally minimal, and at which cell size."""
     if not explanation.cell:
         return "The mask is not known to be locally minimal: it was not pruned, or not to the end."
     return (
@@ -96,7 +96,7 @@ def minimality(explanation: Explanation) -> str:
 
 
 def circuit_verdict(check: CircuitCheck) -> str:
-    """What ablating a circuit's channels by zero says of it, in a few sentences."""
+    """What zero ablation says of a circuit, in a few sentences."""
     ours, random = _kept(check)
     kept = "holds" if ours["label_kept"] == 1 else "is lost"
     if not check.holds:
@@ -131,7 +131,7 @@ def circuit_figures(check: CircuitCheck) -> str:
 
 
 def _kept(check: CircuitCheck) -> tuple["pd.Series[float]", "pd.Series[float]"]:
-    """Mean figures of a circuit's own channels and of as many random ones."""
+    """Mean figures of a circuit's channels, and of as many random ones."""
     _, rows = check.of("nodes", "zero")
     if rows.empty:
         raise OptionError("the page needs a circuit whose nodes were tested by zero ablation")
