@@ -5,8 +5,8 @@
         --classifier squeezenet1_0=../shared/models/squeezenet1_0.safetensors \
         --rows build/masks.parquet --plot build/masks.png
 
-One row per classifier, photograph and method goes to the Parquet file; a run that was broken off
-goes on where it stopped. Every attribution map is cut at growing areas; of a mask that a method
+One row per classifier, photograph, method and seed goes to the Parquet file; a run that was broken
+off goes on where it stopped. Every attribution map is cut at growing areas; of a mask that a method
 gives itself, the mask is measured as it is and its probabilities are cut like a map.
 
 The photographs in `photographs.TUNED_ON` were looked at while the solver's settings were chosen,
@@ -17,10 +17,12 @@ import argparse
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import torch
 from photographs import SPLITS, begin, classifiers, finish, pass_seconds, save
@@ -33,10 +35,11 @@ import expcam
 from expcam.classifier.frozen import frozen
 from expcam.classifier.precision import InBfloat16
 from expcam.explain.backgrounds import evaluation_backgrounds
-from expcam.explain.baselines import BASELINES
-from expcam.explain.metrics import LEVELS, level_set, predictions
-from expcam.explain.pieces import pieces
-from expcam.explain.problem import Passes
+from expcam.explain.compare.attributions import BASELINES
+from expcam.explain.compare.level_sets import LEVELS, level_set
+from expcam.explain.pixels import components
+from expcam.explain.verification import predictions
+from expcam.search.engine import FORWARD
 
 OURS: dict[str, dict[str, Any]] = {
     "expcam robust": {"objective": "robust"},
@@ -45,9 +48,22 @@ OURS: dict[str, dict[str, Any]] = {
     "paper": {"recipe": "paper"},
 }
 METHODS = (*OURS, *BASELINES)
-KEY = ["classifier", "photo", "method"]
+KEY = ["classifier", "photo", "method", "seed"]
 BORDER = 14
 """The border is one such part of the shorter side wide."""
+
+
+@dataclass
+class Passes:
+    """Passes of a classifier, each of one image."""
+
+    forward: int = 0
+    backward: int = 0
+
+    @property
+    def cost(self) -> float:
+        """In units of a forward and a backward pass."""
+        return self.forward * FORWARD + self.backward * (1 - FORWARD)
 
 
 @contextmanager
@@ -74,14 +90,16 @@ def counted(module: nn.Module) -> Iterator[Passes]:
         handle.remove()
 
 
-def measure(classifier: expcam.Classifier, photo: Path, method: str) -> dict[str, object]:
+def measure(
+    classifier: expcam.Classifier, photo: Path, method: str, seed: int
+) -> dict[str, object]:
     """One row: how small the method's masks can be, and what they cost."""
     x = classifier.prepare(photo).input
     mask: Tensor | None = None
     with frozen(classifier.module), counted(classifier.module) as passes:
         start = time.perf_counter()
         if method in OURS:
-            explanation = expcam.explain_image(classifier, photo, **OURS[method])
+            explanation = expcam.explain_image(classifier, photo, seed=seed, **OURS[method])
             attribution = torch.from_numpy(explanation.probability).to(x)
             mask, label = torch.from_numpy(explanation.mask).to(x.device), explanation.label
         else:
@@ -95,7 +113,7 @@ def measure(classifier: expcam.Classifier, photo: Path, method: str) -> dict[str
         areas = list(LEVELS)
         if mask is not None:
             cuts, areas = torch.cat([mask[None], cuts]), [float(mask.float().mean()), *areas]
-        backgrounds = evaluation_backgrounds(x, seed=0)
+        backgrounds = evaluation_backgrounds(x, seed)
         with torch.inference_mode():
             held = predictions(classifier, x, cuts, backgrounds).argmax(-1) == label
             robust = [index for index, each in enumerate(held.all(1)) if each]
@@ -115,7 +133,7 @@ def measure(classifier: expcam.Classifier, photo: Path, method: str) -> dict[str
         "seconds": seconds,
         "cost": cost,
         "necessary": without != label,
-        "pieces": len(pieces(shown)),
+        "components": len(components(shown)),
         "border": 1 - float(inner.sum() / shown.sum()),
         "curve": held[-len(LEVELS) :].float().mean(1).tolist(),
     }
@@ -131,22 +149,24 @@ def measure(classifier: expcam.Classifier, photo: Path, method: str) -> dict[str
 def run(args: argparse.Namespace) -> pd.DataFrame:
     """The rows that were asked for, whether they were measured now or before."""
     rows, done, photos = begin(args, KEY)
-    asked: set[tuple[str, str, str]] = set()
+    asked: set[tuple[str, str, str, int]] = set()
     for name, classifier in classifiers(args):
         wanted = [
-            (photo, method)
+            (photo, method, seed)
             for place, photo in enumerate(photos)
             for method in args.methods
+            for seed in (args.seeds if method in OURS else args.seeds[:1])
             if method != "paper" or place % args.paper_every == 0
         ]
-        todo = [each for each in wanted if (name, each[0].stem, each[1]) not in done]
-        for photo, method in track(todo, description=name, console=Console(stderr=True)):
+        todo = [each for each in wanted if (name, each[0].stem, *each[1:]) not in done]
+        for photo, method, seed in track(todo, description=name, console=Console(stderr=True)):
             unit = pass_seconds(classifier, classifier.prepare(photo).input, 3)
-            row = {"classifier": name, "photo": photo.stem, "method": method, "pass_seconds": unit}
-            row |= measure(classifier, photo, method)
+            facts = (name, photo.stem, method, seed)
+            row = {**dict(zip(KEY, facts, strict=True)), "pass_seconds": unit}
+            row |= measure(classifier, photo, method, seed)
             rows = pd.concat([rows, pd.DataFrame([row])], ignore_index=True)
             save(rows, args.rows)
-        asked |= {(name, photo.stem, method) for photo, method in wanted}
+        asked |= {(name, photo.stem, method, seed) for photo, method, seed in wanted}
     return rows[[key in asked for key in rows[KEY].itertuples(index=False, name=None)]]
 
 
@@ -156,10 +176,11 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     groups = rows.groupby(["classifier", "method"], sort=False)
     table = pd.DataFrame(
         {
-            "photos": groups.size(),
+            "masks": groups.size(),
             "kept": groups["kept"].mean(),
             "area": groups["area"].median(),
             "mean area": groups["area"].mean(),
+            "geometric": groups["area"].agg(lambda areas: np.exp(np.log(areas).mean())),
             "on grey": groups["area_kept"].median(),
             "on all 8": groups["area_robust"].median(),
             "8, mean": groups["area_robust"].mean(),
@@ -172,7 +193,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
             .groupby([rows["classifier"], rows["method"]], sort=False)
             .median(),
             "necessary": groups["necessary"].mean(),
-            "pieces": groups["pieces"].median(),
+            "components": groups["components"].median(),
             "border": groups["border"].mean(),
         }
     )
@@ -223,6 +244,9 @@ if __name__ == "__main__":
     parser.add_argument("--classifier", action="append", default=[], metavar="NAME[=WEIGHTS]")
     parser.add_argument("--methods", default=METHODS, type=lambda names: names.split(","))
     parser.add_argument("--split", default="held-out", choices=SPLITS)
+    parser.add_argument(
+        "--seeds", default=[0], type=lambda seeds: [int(seed) for seed in seeds.split(",")]
+    )
     parser.add_argument("--every", type=int, default=1, help="take every n-th photograph")
     parser.add_argument("--paper-every", type=int, default=1, help="of them, for the slow recipe")
     parser.add_argument("--rows", type=Path, default=Path("build/masks.parquet"))

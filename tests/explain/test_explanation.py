@@ -7,7 +7,9 @@ import pytest
 
 import expcam
 from expcam.errors import FileFormatError
-from tests.helpers import red_square
+from tests.helpers import RedDetector, red_square
+
+ARRAYS = ("mask", "probability", "image", "photo", "input")
 
 
 def test_saved_and_loaded_it_is_the_same(detector: expcam.Classifier, tmp_path: Path) -> None:
@@ -53,3 +55,27 @@ def test_the_masked_image_shows_the_mask(detector: expcam.Classifier) -> None:
     shown = np.asarray(explanation.masked_image(outside=(1, 2, 3)))
     assert (shown[~explanation.mask] == (1, 2, 3)).all()
     assert (shown[explanation.mask] == explanation.image[explanation.mask]).all()
+
+
+def test_facts_that_are_no_table(tmp_path: Path) -> None:
+    for facts in ("[]", "3", '"text"'):
+        np.savez(tmp_path / "other.npz", facts=np.array(facts), **dict.fromkeys(ARRAYS, np.ones(1)))
+        with pytest.raises(FileFormatError, match="is not an explanation saved by expcam"):
+            expcam.Explanation.load(tmp_path / "other.npz")
+
+
+def test_removed_pixels_have_the_mean_colour_of_the_classifier(tmp_path: Path) -> None:
+    dark = expcam.Classifier(
+        RedDetector().eval(), lambda image: red_square(), mean=(0.1, 0.2, 0.3), std=(1, 1, 1)
+    )
+    explanation = expcam.explain_image(dark, red_square())
+    shown = np.asarray(explanation.masked_image())
+    assert (shown[~explanation.mask] == (26, 51, 76)).all()
+    # A file from before this was a fact is ImageNet's.
+    explanation.save(tmp_path / "e.npz")
+    with np.load(tmp_path / "e.npz") as file:
+        arrays = dict(file)
+    facts = json.loads(str(arrays.pop("facts")))
+    assert facts.pop("mean_colour") == [26, 51, 76]
+    np.savez(tmp_path / "e.npz", facts=np.array(json.dumps(facts)), **arrays)
+    assert expcam.Explanation.load(tmp_path / "e.npz").mean_colour == (124, 116, 104)

@@ -2,7 +2,15 @@ import math
 
 import pytest
 import torch
-from expcam.explain.terms import TERMS, Observation, Reference, objective
+from expcam.explain.losses import (
+    TERMS,
+    Observation,
+    Reference,
+    holding,
+    losing,
+    total_variation,
+    weighted,
+)
 from torch import Tensor
 
 
@@ -11,12 +19,10 @@ def observation(
     whole: tuple[float, ...] = (0.0, 0.0),
     masked: tuple[tuple[float, ...], ...] = ((0.0, 0.0),),
     taps: tuple[tuple[Tensor, Tensor], ...] = (),
-    removed: tuple[tuple[float, ...], ...] = ((0.0, 0.0),),
 ) -> Observation:
     return Observation(
         probability=torch.full((2, 2), 0.5) if probability is None else probability,
         logits=torch.tensor(masked, dtype=torch.float64),
-        removed=torch.tensor(removed, dtype=torch.float64),
         activations={str(n): masked_tap for n, (_, masked_tap) in enumerate(taps)},
         reference=Reference(
             logits=torch.tensor(whole, dtype=torch.float64),
@@ -26,15 +32,16 @@ def observation(
     )
 
 
-def test_there_are_the_seven_published_terms_and_two_constraints() -> None:
-    assert list(TERMS) == ["act", "ce", "kl", "area", "bin", "tv", "rob", "hold", "lose"]
+def test_there_are_the_seven_published_terms() -> None:
+    assert list(TERMS) == ["act", "ce", "kl", "area", "bin", "tv", "rob"]
 
 
-def test_the_constraints() -> None:
+def test_keeping_and_losing_a_label() -> None:
     # The label has probability 3/4 and 1/2 with the mask's pixels, 1/4 without them.
-    seen = observation(masked=((0.0, math.log(3)), (0.0, 0.0)), removed=((math.log(3), 0.0),))
-    assert float(TERMS["hold"](seen)) == pytest.approx(math.log(4 / 3) / 2 + math.log(2) / 2)
-    assert float(TERMS["lose"](seen)) == pytest.approx(-math.log(3 / 4))
+    kept = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]])
+    lost = torch.tensor([[math.log(3), 0.0]])
+    assert float(holding(kept, 1)) == pytest.approx(math.log(4 / 3) / 2 + math.log(2) / 2)
+    assert float(losing(lost, 1)) == pytest.approx(-math.log(3 / 4))
 
 
 def test_cross_entropy_looks_at_the_explanation_alone() -> None:
@@ -61,7 +68,8 @@ def test_mask_terms() -> None:
     assert float(TERMS["area"](seen)) == 0.5
     assert float(TERMS["bin"](seen)) == 0.125
     # Down |1-.5| and |0-.5|, right |1-0| and 0, diagonals |.5-1| and |.5-0|.
-    assert float(TERMS["tv"](seen)) == pytest.approx(0.5 + 0.5 + (0.5 + 0.5) / math.sqrt(2))
+    expected = pytest.approx(0.5 + 0.5 + (0.5 + 0.5) / math.sqrt(2))
+    assert float(TERMS["tv"](seen)) == float(total_variation(p)) == expected
 
 
 def test_activation_matching_by_hand() -> None:
@@ -78,9 +86,9 @@ def test_activation_matching_by_hand() -> None:
     assert float(TERMS["act"](observation(taps=taps))) == pytest.approx(2 * 1 + 0 + 8 * 4, rel=1e-4)
 
 
-def test_the_objective_is_the_weighted_sum() -> None:
+def test_the_loss_is_the_weighted_sum() -> None:
     seen = observation(masked=((0.0, math.log(3)),))
     expected = 2 * math.log(4 / 3) + 10 * 0.5
-    assert float(objective(seen, {"ce": 2, "area": 10})) == pytest.approx(expected)
+    assert float(weighted(seen, {"ce": 2, "area": 10})) == pytest.approx(expected)
     with pytest.raises(KeyError):
-        objective(seen, {"magic": 1})
+        weighted(seen, {"magic": 1})

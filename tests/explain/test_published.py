@@ -1,9 +1,11 @@
+import pytest
 import torch
 
 import expcam
 from expcam.classifier.frozen import frozen
-from expcam.explain.problem import pose
+from expcam.explain.decision import decide
 from expcam.explain.published import PublishedRecipe, solve_published
+from expcam.explain.request import Request
 from expcam.progress import silent
 from tests.helpers import red_square
 
@@ -20,12 +22,16 @@ def test_fixed_weights_shrink_the_mask(detector: expcam.Classifier) -> None:
     steps: list[int] = []
     recipe = PublishedRecipe(steps=30, rate=1e-3)
     with frozen(detector.module):
-        problem = pose(detector, red_square(), None)
-        solution = solve_published(
-            problem, recipe, 0, lambda stage, done, total: steps.append(done)
+        image = detector.prepare(red_square())
+        decision = decide(detector, image, Request(recipe="paper"))
+        allowed = torch.ones(32, 32, dtype=torch.bool)
+        allowed[:4] = False
+        found = solve_published(
+            decision, allowed, recipe, 0, lambda stage, done, total: steps.append(done)
         )
-        assert problem.passes.backward == 90
-        again = solve_published(problem, recipe, 0, silent)
+        again = solve_published(decision, allowed, recipe, 0, silent)
     assert steps == list(range(1, 31))
-    assert solution.mask.float().mean() < 0.9
-    assert torch.equal(solution.mask, again.mask)
+    assert found.passes == pytest.approx(90 + 1 / 3)
+    assert found.keep.float().mean() < 0.9
+    assert not found.keep[:4].any()
+    assert torch.equal(found.keep, again.keep)

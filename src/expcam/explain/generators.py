@@ -195,7 +195,7 @@ class MaskScorer:
             self._velocity *= MOMENTUM
             self._velocity += gradient / (gradient.square().mean().sqrt() + TINY) * self._spread
             with torch.no_grad():
-                self._residual -= RESIDUAL_RATE * decay * self._velocity
+                self._residual.sub_(RESIDUAL_RATE * decay * self._velocity)
         self._generator.zero_grad()
 
 

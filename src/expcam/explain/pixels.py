@@ -54,7 +54,8 @@ class Pixels:
         if keep.dtype == torch.bool:
             return torch.where(keep ^ by.removal, self._x, by.value)
         keep = 1 - keep if by.removal else keep
-        return keep * self._x + (1 - keep) * by.value
+        composite: Tensor = keep * self._x + (1 - keep) * by.value
+        return composite
 
     def loss(self, keep: Tensor, logits: Tensor, by: Perturbation) -> Tensor:
         """Keep the label, or lose it, with a mask that varies little from pixel to pixel."""

@@ -2,6 +2,7 @@
 
 import math
 
+from expcam.search.parts import Perturbation
 from expcam.search.settings import Settings
 
 
@@ -31,6 +32,10 @@ class Controller:
     def hardest(self) -> str | None:
         """The kind with the lowest margin; None before any was seen."""
         return min(self._means, key=self._means.__getitem__, default=None)
+
+    def margin(self, by: Perturbation) -> float:
+        """The running mean of a kind's margin; one that was never seen is the hardest."""
+        return self._means.get(by.kind, -math.inf)
 
     def see(self, kind: str, margin: float) -> None:
         """Take in the margin of a step, or of a check, on one kind of perturbation."""

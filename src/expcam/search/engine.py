@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from expcam.progress import Progress
-from expcam.search.checks import ROUNDING, Check
+from expcam.search.checks import Check
 from expcam.search.controller import Controller
+from expcam.search.cuts import Cuts
 from expcam.search.parts import Model, Parts, Perturbation, Scorer
 from expcam.search.projection import project, rank, straight_through
-from expcam.search.pruning import Pruned, prune
 from expcam.search.settings import Settings
 
 FORWARD = 1 / 3
@@ -88,12 +88,16 @@ def search(
     for step in range(steps):
         views = [each.views(step) for each in searches]
         inputs = [each.perturbed(some) for each, some in zip(searches, views, strict=True)]
-        smoothed = any(by.random for by in views[0])
-        logits = model.with_gradient([x for some in inputs for x in some], smoothed=smoothed)
-        parts = logits.split([len(some) for some in inputs])
-        losses = [
-            each.loss(rows, some) for each, rows, some in zip(searches, parts, views, strict=True)
-        ]
+        losses = []
+        for smoothed in (False, True):
+            group = [i for i, some in enumerate(views) if some[0].random == smoothed]
+            if not group:
+                continue
+            logits = model.with_gradient([x for i in group for x in inputs[i]], smoothed=smoothed)
+            rows = logits.split([len(inputs[i]) for i in group])
+            losses += [
+                searches[i].loss(some, views[i]) for i, some in zip(group, rows, strict=True)
+            ]
         torch.stack(losses).sum().backward()
         for each in searches:
             each.advance(step + 1, model)
@@ -120,27 +124,29 @@ class _Search:
         self._mean: Tensor | None = None
         self._keep: Tensor = torch.empty(0)
         self._seen = 0
-        self._check: Check | None = None
-        self._spread = 0.0
+        self._cuts: Cuts | None = None
         self._refuting: Perturbation | None = None
-        self._found: list[tuple[float, Tensor]] = []
         alone = len(problem.steps) == 1 and not self._drawn(problem.steps[0]).random
         self.count = settings.views if alone else settings.views // 2
 
     def views(self, step: int) -> list[Perturbation]:
-        """What a step looks at: the first kind, and in turn the hardest at present or another."""
-        kinds = self._problem.steps
-        first = self._drawn(kinds[0])
+        """What a step looks at: in turn the hardest at present, and every kind.
+
+        Noise stands beside noise and what never varies beside its like, because the gradients
+        beside noise alone are smoothed.
+        """
+        kinds, parts = self._problem.steps, self._problem.parts
         if step % 2:
-            other = self._drawn(kinds[step // 2 % len(kinds)])
+            first = self._drawn(kinds[step // 2 % len(kinds)])
         else:
-            other = self._refuting or self._drawn(self._controller.hardest or kinds[0])
-        if other.kind == first.kind and not first.random:
-            return [first]
-        if other.kind != first.kind or other is self._refuting:
-            return [first, other]
+            first = self._refuting or self._drawn(self._controller.hardest or kinds[0])
+        if not first.random:
+            others = (by for by in map(self._drawn, kinds) if not by.random and by != first)
+            return [first, *sorted(others, key=self._controller.margin)[:1]]
+        if first is self._refuting:
+            return [first, self._drawn(first.kind)]
         # Most of what noise itself adds to the two gradients cancels.
-        return [first, self._problem.parts.opposite(first)]
+        return [first, parts.opposite(first)]
 
     def _drawn(self, kind: str) -> Perturbation:
         if kind in self._fixed:
@@ -193,97 +199,40 @@ class _Search:
         self._progress = step / self.count
         due = self._problem.share is None and step % self._settings.interval == 0
         if due and self._late:
-            self._check_now(model)
+            self._look(model)
         self._controller.advance(self._progress)
 
-    def _check_now(self, model: Model) -> None:
-        """Look at a hard choice; remember it if it passes and is the smallest so far."""
-        if self._check is None:
-            drawn = [self._drawn(kind) for kind in self._problem.checks]
-            self._check = Check(self._problem.parts, model, drawn)
-        check, share = self._check, self._controller.share
-        scores = self._cut(share)
-        margins = check.margins((scores > 0.5)[None])[0]
-        self._spread = check.spread(margins)
-        spares = margins - check.needed(self._demand)
-        spare = float(spares.min())
-        self._controller.see_check(spare)
-        self._refuting = check.perturbations[int(spares.argmin())] if spare < 0 else None
-        for by, margin in zip(check.perturbations, margins.tolist(), strict=True):
-            self._controller.see(by.kind, margin)
-        if spare >= 0 and (not self._found or share < self._found[-1][0]):
-            self._found.append((share, scores))
-
-    @property
-    def _demand(self) -> float:
-        return self._settings.demand * self._spread
-
-    def _cut(self, share: float) -> Tensor:
-        """The best-scored share of the parts, as probabilities that exceed 0.5."""
+    def _look(self, model: Model) -> None:
+        """Check a hard choice, and let share and steps follow what comes out."""
         assert self._mean is not None
-        return rank(self._mean, self._problem.parts.allowed, share)
+        if self._cuts is None:
+            drawn = [self._drawn(kind) for kind in self._problem.checks]
+            self._cuts = Cuts(Check(self._problem.parts, model, drawn), self._settings)
+        cuts = self._cuts
+        cut = cuts.add(self._mean, self._controller.share)
+        spare = cuts.spare(cut)
+        self._controller.see_check(float(spare.min()))
+        perturbations = cuts.check.perturbations
+        self._refuting = perturbations[int(spare.argmin())] if float(spare.min()) < 0 else None
+        for by, margin in zip(perturbations, cut.margins.tolist(), strict=True):
+            self._controller.see(by.kind, margin)
 
     def end(self, model: Model) -> Found:
         """The smallest choice that passes on fresh draws as well, without what can be spared."""
-        problem, settings = self._problem, self._settings
+        problem = self._problem
+        assert self._mean is not None
         if problem.share is not None:
-            scores = self._cut(problem.share)
+            scores = rank(self._mean, problem.parts.allowed, problem.share)
             return Found(keep=scores > 0.5, scores=scores, size=0, passes=float(self._seen))
-        assert self._check is not None
-        first = self._check
-        self._look_further(first)
+        assert self._cuts is not None
+        cuts, check = self._cuts, self._cuts.check
         fresh = [self._drawn(kind) for kind in problem.fresh]
-        both = Check(problem.parts, model, [*first.perturbations, *fresh])
-        scores, margins = self._confirmed(both)
-        keep = scores > 0.5
-        pruned = Pruned(keep, 0)
-        if bool((margins >= both.needed(0.0)).all()):
-            # Pruning lowers no margin below what was demanded, or below what it was.
-            needed = margins.minimum(both.needed(self._demand))
-            most = both.runs + settings.pruning * self._seen / FORWARD
-            pruned = prune(keep, both, needed, most)
-        runs = first.runs + both.runs
+        further = Check(problem.parts, model, [*check.perturbations, *fresh])
+        best = cuts.confirmed(cuts.candidates(self._mean), further)
+        pruned = cuts.pruned(best, further, self._settings.pruning * self._seen / FORWARD)
         return Found(
             keep=pruned.keep,
-            scores=torch.where(pruned.keep, scores, scores.clamp(max=0.5)),
+            scores=torch.where(pruned.keep, best.scores, best.scores.clamp(max=0.5)),
             size=pruned.size,
-            passes=self._seen + runs * FORWARD,
+            passes=self._seen + (check.runs + further.runs) * FORWARD,
         )
-
-    def _confirmed(self, both: Check) -> tuple[Tensor, Tensor]:
-        """The smallest that was found and passes on fresh draws too, and its margins.
-
-        Where none passes, the one with the most margin where it has least; where none was found,
-        all parts.
-        """
-        best: tuple[Tensor, Tensor] | None = None
-        everything = (1.0, self._problem.parts.allowed.float())
-        for _, scores in reversed(self._found or [everything]):
-            margins = both.margins((scores > 0.5)[None])[0]
-            if best is None or margins.min() > best[1].min():
-                best = scores, margins
-            if margins.min() >= ROUNDING:
-                break
-        assert best is not None
-        return best
-
-    def _look_further(self, check: Check) -> None:
-        """Cut the last scores at smaller shares than were found, or at larger ones if none was."""
-        factor, most = self._settings.factor, float(self._problem.parts.allowed.float().mean())
-        needed = check.needed(self._demand)
-        share = self._controller.share
-
-        def holds() -> bool:
-            scores = self._cut(share)
-            held = check.holds(scores > 0.5, needed)
-            if held:
-                self._found.append((share, scores))
-            return held
-
-        if self._found:
-            share = self._found[-1][0] / factor
-            while holds():
-                share /= factor
-        else:
-            while share < most and not holds():
-                share = min(share * factor, most)

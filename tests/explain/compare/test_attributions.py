@@ -1,11 +1,10 @@
 import pytest
 import torch
-from expcam.explain.baselines import BASELINES, gradcam
-from tests.explain.test_taps import hooks
+from expcam.explain.compare.attributions import BASELINES, gradcam
 
 import expcam
 from expcam.errors import ClassifierError
-from tests.helpers import red_square
+from tests.helpers import hooks, red_square
 
 
 @pytest.mark.parametrize("method", [name for name in BASELINES if name != "disc"])

@@ -1,0 +1,60 @@
+import pytest
+import torch
+from torch import nn
+
+import expcam
+from expcam.classifier.frozen import frozen
+from expcam.errors import ClassifierError, TargetError
+from expcam.explain.decision import Decision, decide
+from expcam.explain.request import Request
+from tests.helpers import red_square
+
+
+def decided(classifier: expcam.Classifier, **asked: object) -> Decision:
+    request = Request(**asked)  # type: ignore[arg-type]
+    with frozen(classifier.module):
+        return decide(classifier, classifier.prepare(red_square()), request)
+
+
+def test_the_predicted_class_by_hand(detector: expcam.Classifier) -> None:
+    decision = decided(detector)
+    # 64 of 1024 pixels have red 2, times 64.
+    assert decision.logits.tolist() == pytest.approx([2.0, 8.0, 0.0])
+    assert (decision.target, decision.label, decision.contrast) == (1, 1, None)
+    assert decision.predicted
+    assert decision.confidence == pytest.approx(float(decision.logits.softmax(0)[1]))
+
+
+def test_another_class_is_not_predicted(detector: expcam.Classifier) -> None:
+    decision = decided(detector, target="blue")
+    assert decision.target == decision.label == 2
+    assert not decision.predicted
+
+
+def test_a_contrast_leaves_two_classes(detector: expcam.Classifier) -> None:
+    decision = decided(detector, target="nothing", contrast="blue")
+    assert (decision.target, decision.contrast, decision.label) == (0, 2, 1)
+    assert decision.logits.tolist() == pytest.approx([0.0, 2.0])
+    assert decision.predicted  # of the two
+    with pytest.raises(TargetError, match="`red` cannot be compared to itself"):
+        decided(detector, contrast="red")
+
+
+def test_nothing_is_necessary_for_what_is_not_said(detector: expcam.Classifier) -> None:
+    with pytest.raises(TargetError, match="does not say `blue`, so nothing is necessary"):
+        decided(detector, target="blue", objective="both")
+
+
+def test_a_classifier_without_gradient_is_refused(detector: expcam.Classifier) -> None:
+    class Blind(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                logits: torch.Tensor = self.inner(x)
+            return logits
+
+    with pytest.raises(ClassifierError, match="passes no gradient"):
+        decided(expcam.Classifier(Blind(detector.module), detector.transform))
