@@ -36,7 +36,7 @@ from expcam.classifier.frozen import frozen
 from expcam.classifier.precision import InBfloat16
 from expcam.explain.backgrounds import evaluation_backgrounds
 from expcam.explain.compare.attributions import BASELINES
-from expcam.explain.compare.level_sets import LEVELS, level_set
+from expcam.explain.compare.level_sets import LEVELS, level_set, smallest_level
 from expcam.explain.pixels import components
 from expcam.explain.verification import predictions
 from expcam.search.engine import FORWARD
@@ -91,59 +91,68 @@ def counted(module: nn.Module) -> Iterator[Passes]:
 
 
 def measure(
-    classifier: expcam.Classifier, photo: Path, method: str, seed: int
+    classifier: expcam.Classifier, photo: Path, method: str, seed: int, *, curve: bool
 ) -> dict[str, object]:
-    """One row: how small the method's masks can be, and what they cost."""
+    """One row: how small the method's masks can be, and what they cost.
+
+    With ``curve`` every level set is tried on every background, for a plot.
+    """
     x = classifier.prepare(photo).input
-    mask: Tensor | None = None
+    explanation: expcam.Explanation | None = None
     with frozen(classifier.module), counted(classifier.module) as passes:
         start = time.perf_counter()
         if method in OURS:
             explanation = expcam.explain_image(classifier, photo, seed=seed, **OURS[method])
-            attribution = torch.from_numpy(explanation.probability).to(x)
-            mask, label = torch.from_numpy(explanation.mask).to(x.device), explanation.label
+            attribution, label = torch.from_numpy(explanation.probability).to(x), explanation.label
         else:
             with torch.inference_mode():
                 label = int(classifier.logits(x[None]).argmax())
             attribution = BASELINES[method].attribute(classifier, x, label)
         finish(x)
-        seconds = time.perf_counter() - start
-        cost = passes.cost
-        cuts = torch.stack([level_set(attribution, area) for area in LEVELS])
-        areas = list(LEVELS)
-        if mask is not None:
-            cuts, areas = torch.cat([mask[None], cuts]), [float(mask.float().mean()), *areas]
+        seconds, cost = time.perf_counter() - start, passes.cost
         backgrounds = evaluation_backgrounds(x, seed)
-        with torch.inference_mode():
+        kept, robust = (
+            smallest_level(classifier, x, attribution, some, label)
+            for some in (backgrounds[:1], backgrounds)
+        )
+        needed = {"area_kept": kept.area, "area_robust": robust.area}
+        shown = robust.mask
+        own: dict[str, object] = {}
+        if explanation is not None:
+            shown = torch.from_numpy(explanation.mask).to(x.device)
+            if explanation.kept:
+                needed["area_kept"] = min(needed["area_kept"], explanation.area)
+            if explanation.robustness == 1:
+                needed["area_robust"] = min(needed["area_robust"], explanation.area)
+            # A level set is chosen so that it holds; only a mask of the method's own can fail.
+            own = {
+                "kept": float(explanation.kept),
+                "robustness": explanation.robustness,
+                "draws": explanation.draws,
+                "draws_kept": explanation.draws_kept,
+                "counted": explanation.cost,
+                "cell": explanation.cell,
+            }
+        if curve:
+            cuts = torch.stack([level_set(attribution, area) for area in LEVELS])
             held = predictions(classifier, x, cuts, backgrounds).argmax(-1) == label
-            robust = [index for index, each in enumerate(held.all(1)) if each]
-            kept = [index for index, each in enumerate(held[:, 0]) if each]
-            smallest = min(robust, key=areas.__getitem__, default=len(areas) - 1)
-            shown = cuts[smallest] if mask is None else mask
+            own["curve"] = held.float().mean(1).tolist()
+        with torch.inference_mode():
             without = int(classifier.logits(torch.where(shown, 0.0, x)[None]).argmax())
     width = min(shown.shape) // BORDER
     inner = shown[width:-width, width:-width]
-    row: dict[str, object] = {
+    return {
         "area": float(shown.float().mean()),
-        # A level set is chosen so that it holds; only a mask of the method's own can fail.
-        "kept": float(held[0, 0]) if mask is not None else float("nan"),
-        "robustness": float(held[0].float().mean()) if mask is not None else float("nan"),
-        "area_kept": min((areas[index] for index in kept), default=1.0),
-        "area_robust": min((areas[index] for index in robust), default=1.0),
+        "kept": float("nan"),
+        "robustness": float("nan"),
+        **needed,
         "seconds": seconds,
         "cost": cost,
         "necessary": without != label,
         "components": len(components(shown)),
         "border": 1 - float(inner.sum() / shown.sum()),
-        "curve": held[-len(LEVELS) :].float().mean(1).tolist(),
+        **own,
     }
-    if method in OURS:
-        row |= {
-            "draws": explanation.draws,
-            "draws_kept": explanation.draws_kept,
-            "counted": explanation.cost,
-        }
-    return row
 
 
 def run(args: argparse.Namespace) -> pd.DataFrame:
@@ -163,7 +172,7 @@ def run(args: argparse.Namespace) -> pd.DataFrame:
             unit = pass_seconds(classifier, classifier.prepare(photo).input, 3)
             facts = (name, photo.stem, method, seed)
             row = {**dict(zip(KEY, facts, strict=True)), "pass_seconds": unit}
-            row |= measure(classifier, photo, method, seed)
+            row |= measure(classifier, photo, method, seed, curve=args.plot is not None)
             rows = pd.concat([rows, pd.DataFrame([row])], ignore_index=True)
             save(rows, args.rows)
         asked |= {(name, photo.stem, method, seed) for photo, method, seed in wanted}

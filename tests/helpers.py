@@ -92,3 +92,8 @@ def keeping_everything(
 def kernel(rows: list[list[float]]) -> Tensor:
     """Weights of a 1×1 convolution, ``(out, in, 1, 1)``."""
     return torch.tensor(rows, dtype=torch.float32)[:, :, None, None]
+
+
+def hooks(module: nn.Module) -> int:
+    """How many hooks a module and its parts have."""
+    return sum(len(m._forward_hooks) + len(m._backward_hooks) for m in module.modules())

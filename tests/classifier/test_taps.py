@@ -7,11 +7,7 @@ from torchvision.models import VisionTransformer
 import expcam
 from expcam.classifier.taps import stage_outputs, tapped
 from expcam.errors import ClassifierError
-from tests.helpers import red_square
-
-
-def hooks(module: torch.nn.Module) -> int:
-    return sum(len(m._forward_hooks) + len(m._backward_hooks) for m in module.modules())
+from tests.helpers import hooks, red_square
 
 
 def test_taps_see_the_activations_and_leave_no_hook(detector: expcam.Classifier) -> None:

@@ -3,17 +3,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from expcam.explain.problem import FORWARD
-from expcam.explain.recipes import RECIPES
-from expcam.explain.settings import ConstrainedRecipe
-from expcam.explain.solver import solve_constrained
+from PIL import Image
 from torch import nn
 
 import expcam
 from expcam.errors import ClassifierError, ImageError, OptionError, TargetError
+from expcam.explain import api
 from expcam.explain.objectives import OBJECTIVES
-from expcam.explain.published import PublishedRecipe, solve_published
-from tests.helpers import EXAMPLES, red_square
+from expcam.explain.published import PublishedRecipe
+from tests.helpers import EXAMPLES, hooks, red_square
 
 
 def test_a_real_photograph(cat: expcam.Explanation) -> None:

@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
+
 from expcam.explain.losses import (
     TERMS,
     Observation,
@@ -11,7 +13,6 @@ from expcam.explain.losses import (
     total_variation,
     weighted,
 )
-from torch import Tensor
 
 
 def observation(

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from expcam.explain.verification import keeps, verify
 
 import expcam
 from expcam.explain.backgrounds import DRAWS, evaluation_backgrounds, evaluation_draws
+from expcam.explain.verification import keeps, verify
 from tests.helpers import red_square
 
 RED = 1

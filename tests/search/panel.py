@@ -54,10 +54,13 @@ class PanelModel:
         self.panel = panel
         self.steps = self.checks = 0
         self.smoothed: list[bool] = []
+        self.whole: list[bool] = []
 
     def with_gradient(self, inputs: Sequence[Tensor], *, smoothed: bool) -> Tensor:
         self.steps += len(inputs)
         self.smoothed.append(smoothed)
+        # What soft masks leave of zeros and ones lies between 0 and 1, noise does not.
+        self.whole.append(all(bool(((x >= 0) & (x <= 1)).all()) for x in inputs))
         return self._logits(inputs)
 
     def logits(self, inputs: Sequence[Tensor]) -> Tensor:

@@ -3,6 +3,7 @@ import torch
 
 from expcam.progress import silent
 from expcam.search.engine import FORWARD, Found, search
+from expcam.search.parts import Perturbation
 from expcam.search.settings import Settings
 from tests.search.panel import Panel, PanelModel, problem
 
@@ -95,12 +96,28 @@ def test_every_run_is_counted(kinds: tuple[str, ...]) -> None:
     assert model.steps <= Settings().views
 
 
-def test_steps_with_noise_follow_smoothed_gradients() -> None:
+def test_gradients_are_smoothed_beside_noise_and_nowhere_else() -> None:
     panel = Panel(WEIGHTS, 10)
-    for kinds, smoothed in ((("zero",), False), (("noise", "zero"), True)):
+    for kinds, smoothed in ((("zero",), {False}), (("noise", "zero"), {True, False})):
         model = PanelModel(panel)
         search([problem(panel, kinds)], model, Settings(), silent)
-        assert set(model.smoothed) == {smoothed}
+        assert set(model.smoothed) == smoothed
+        for smooth, whole in zip(model.smoothed, model.whole, strict=True):
+            assert smooth is not whole
+
+
+def test_every_kind_is_looked_at_and_the_hardest_most() -> None:
+    seen: dict[str, int] = {}
+
+    class Watched(Panel):
+        def loss(self, keep: torch.Tensor, logits: torch.Tensor, by: Perturbation) -> torch.Tensor:
+            seen[by.kind] = seen.get(by.kind, 0) + 1
+            return super().loss(keep, logits, by)
+
+    # What is out of the ordinary in a draw must be made up for; zeros have nothing of it.
+    panel = Watched(WEIGHTS, 10)
+    search([problem(panel, ("zero", "noise"))], PanelModel(panel), Settings(), silent)
+    assert seen["noise"] > 2 * seen["zero"] > Settings().views // 10
 
 
 def test_progress_goes_to_its_end() -> None:

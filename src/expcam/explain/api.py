@@ -186,7 +186,7 @@ def explained(
         recipe = PublishedRecipe()
         found = [solve_published(d, allowed, recipe, request.seed, progress) for d in decisions]
     else:
-        problems = [_problem(decision, request, allowed) for decision in decisions]
+        problems = [problem_of(decision, request, allowed) for decision in decisions]
         found = search(problems, ClassifierModel(decisions[0].classifier), Settings(), progress)
         found = [replace(each, passes=each.passes + GUESS) for each in found]
     return [
@@ -195,7 +195,7 @@ def explained(
     ]
 
 
-def _problem(decision: Decision, request: Request, allowed: Tensor) -> Problem:
+def problem_of(decision: Decision, request: Request, allowed: Tensor) -> Problem:
     """The search that a request asks for."""
     objective = OBJECTIVES[request.objective]
     guess = first_guess(decision)

@@ -37,7 +37,7 @@ class Settings:
         pruning: Passes that pruning may take, as a share of those of the steps.
     """
 
-    views: int = 178
+    views: int = 192
     early: float = 0.5
     interval: int = 7
     first_share: float = 0.2

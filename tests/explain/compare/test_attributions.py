@@ -1,9 +1,9 @@
 import pytest
 import torch
-from expcam.explain.compare.attributions import BASELINES, gradcam
 
 import expcam
 from expcam.errors import ClassifierError
+from expcam.explain.compare.attributions import BASELINES, gradcam
 from tests.helpers import hooks, red_square
 
 

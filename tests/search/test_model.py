@@ -1,0 +1,80 @@
+import pytest
+import torch
+from torch import nn
+
+import expcam
+from expcam.classifier.frozen import frozen
+from expcam.search.model import ClassifierModel, out_of_memory
+from tests.helpers import red_square
+
+
+class Strict(nn.Module):
+    """Knows no bfloat16."""
+
+    def __init__(self, inner: nn.Module, text: str) -> None:
+        super().__init__()
+        self.inner, self.text, self.failures = inner, text, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            self.failures += 1
+            raise RuntimeError(self.text)
+        logits: torch.Tensor = self.inner(x)
+        return logits
+
+
+def inputs() -> list[torch.Tensor]:
+    return [red_square(), -red_square()]
+
+
+def test_steps_may_run_in_bfloat16_and_checks_never_do(detector: expcam.Classifier) -> None:
+    modes: list[bool] = []
+    inner = detector.module.register_forward_hook(
+        lambda *_: modes.append(torch.is_autocast_enabled("cpu"))
+    )
+    with frozen(detector.module):
+        model = ClassifierModel(detector, mixed=True)
+        model.with_gradient(inputs(), smoothed=False)
+        model.logits(inputs())
+    inner.remove()
+    assert modes == [True, False]
+
+
+def test_operations_that_bfloat16_lacks_run_in_float32(detector: expcam.Classifier) -> None:
+    strict = Strict(detector.module, "not implemented for 'BFloat16'")
+    classifier = expcam.Classifier(strict, detector.transform, detector.labels)
+    with frozen(strict):
+        model = ClassifierModel(classifier, mixed=True)
+        for _ in range(3):
+            logits = model.with_gradient(inputs(), smoothed=False)
+        exact = detector.module(torch.stack(inputs()))
+    assert torch.equal(logits, exact)
+    assert strict.failures == 1  # it is not tried again
+
+
+def test_a_full_memory_is_not_taken_for_a_missing_operation(detector: expcam.Classifier) -> None:
+    strict = Strict(detector.module, "DefaultCPUAllocator: can't allocate memory")
+    with frozen(strict), pytest.raises(RuntimeError, match="allocate"):
+        ClassifierModel(expcam.Classifier(strict, detector.transform), mixed=True).with_gradient(
+            inputs(), smoothed=False
+        )
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (torch.OutOfMemoryError("whatever"), True),
+        (RuntimeError("MPS backend out of memory"), True),
+        (RuntimeError("not implemented for 'BFloat16'"), False),
+    ],
+)
+def test_what_says_that_memory_ran_out(error: RuntimeError, full: bool) -> None:
+    assert out_of_memory(error) == full
+
+
+def test_a_module_of_double_precision_is_run_in_it(detector: expcam.Classifier) -> None:
+    detector.module.double()
+    with frozen(detector.module):
+        model = ClassifierModel(detector, mixed=True)
+        logits = model.with_gradient(inputs(), smoothed=True)
+        assert torch.allclose(logits, model.logits(inputs()), atol=1e-5)
