@@ -145,6 +145,8 @@ def _in_chunks(
     progress: Progress,
 ) -> list[Explanation]:
     """Explain as many images at a time as memory holds; only those of one size share a batch."""
+    if request.recipe == PUBLISHED_RECIPE:  # it solves one by one in any case
+        chunk = 1
     chunk = chunk or CHUNKS.get(classifier.device.type, CHUNK)
     done: list[Explanation] = []
     while len(done) < len(decisions):
@@ -183,8 +185,8 @@ def explained(
     if allowed is None:
         allowed = torch.ones_like(decisions[0].x[0], dtype=torch.bool)
     if request.recipe == PUBLISHED_RECIPE:
-        recipe = PublishedRecipe()
-        found = [solve_published(d, allowed, recipe, request.seed, progress) for d in decisions]
+        (decision,) = decisions
+        found = [solve_published(decision, allowed, PublishedRecipe(), request.seed, progress)]
     else:
         problems = [problem_of(decision, request, allowed) for decision in decisions]
         found = search(problems, ClassifierModel(decisions[0].classifier), Settings(), progress)

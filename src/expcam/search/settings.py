@@ -48,6 +48,6 @@ class Settings:
     memory: float = 0.75
     first_edge: float = 1.0
     last_edge: float = 0.05
-    demand: float = 0.65
+    demand: float = 1.0
     factor: float = 1.12
-    pruning: float = 0.2
+    pruning: float = 0.16

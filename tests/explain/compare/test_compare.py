@@ -39,19 +39,6 @@ def test_real_photograph(cat_table: pd.DataFrame) -> None:
     assert rows.loc["expcam", "area_robust"] < rows.loc["disc", "area_robust"]
 
 
-class Tokens(nn.Module):
-    """A classifier without a feature map, as a transformer is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(3, 4, 16, stride=16)
-        self.head = nn.Linear(4, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.head(self.patches(x).flatten(2).mean(2))
-        return logits
-
-
 def test_a_method_that_cannot_run_is_a_gap_with_a_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -59,7 +46,9 @@ def test_a_method_that_cannot_run_is_a_gap_with_a_reason(
         raise RuntimeError("no such\n layer")
 
     monkeypatch.setitem(BASELINES, "ig", replace(BASELINES["ig"], attribute=broken))
-    classifier = expcam.Classifier(Tokens().eval(), lambda image: torch.zeros(3, 32, 32))
+    # No feature map, as in a transformer.
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2)).eval()
+    classifier = expcam.Classifier(flat, lambda image: torch.zeros(3, 32, 32))
     explanation = keeping_everything(classifier, torch.rand(3, 32, 32), label=0)
     table = expcam.compare(classifier, explanation, ["gradcam", "ig", "disc"]).set_index("method")
     assert "needs a convolutional feature map" in table.loc["gradcam", "reason"]
