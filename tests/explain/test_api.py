@@ -246,7 +246,7 @@ def test_objectives_in_order_of_what_they_ask(detector: expcam.Classifier) -> No
     assert found["both"].kept
     assert found["both"].necessary
     assert found["robust"].robustness > 0.8
-    assert found["robust"].draws_kept > 0.9 * found["robust"].draws
+    assert found["robust"].draws_kept > 0.8 * found["robust"].draws
     assert found["robust"].bound < found["robust"].draws_kept / found["robust"].draws
 
 
