@@ -6,9 +6,11 @@ import pytest
 import expcam
 from expcam.circuits.ablation.choices import CIRCUIT, RANDOM
 from expcam.circuits.ablation.verification import CircuitCheck
+from expcam.circuits.scores import BY_GRADIENT, EDGE_SCORES
 from expcam.graphs.wording import (
     circuit_figures,
     circuit_verdict,
+    edge_meaning,
     holding,
     minimality,
     share,
@@ -18,6 +20,14 @@ from expcam.graphs.wording import (
 
 def test_shares() -> None:
     assert [share(v) for v in (0.0412, 0.5, 1.0, float("nan"))] == ["4.1%", "50%", "100%", "–"]
+
+
+def test_every_score_of_edges_has_a_meaning() -> None:
+    for name in EDGE_SCORES:
+        meaning = edge_meaning(name)
+        assert meaning != "as its name says."
+        assert edge_meaning(name + BY_GRADIENT).startswith(meaning)
+        assert "gradients between modules" in edge_meaning(name + BY_GRADIENT)
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ from expcam.graphs.figures import circuit_figure, faithfulness_figure
 from expcam.graphs.methods import method_rows
 from expcam.graphs.pictures import data_uri, heatmap, kept_pixels, outlined, removed_pixels
 from expcam.graphs.wording import (
-    EDGE_MEANING,
     circuit_verdict,
+    edge_meaning,
     holding,
     minimality,
     share,
@@ -119,7 +119,7 @@ def report_html(
         curves=curves,
         circuit_verdict=None if check is None else circuit_verdict(check),
         necessary=necessary,
-        edge_meaning=EDGE_MEANING.get(circuit.graph.graph["edges"], "as its name says."),
+        edge_meaning=edge_meaning(circuit.graph.graph["edges"]),
         maps=[
             (
                 layer,

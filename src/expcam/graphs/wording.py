@@ -6,6 +6,7 @@ import pandas as pd
 
 from expcam.circuits.ablation.choices import CIRCUIT, RANDOM
 from expcam.circuits.ablation.verification import CircuitCheck
+from expcam.circuits.scores import BY_GRADIENT
 from expcam.errors import OptionError
 from expcam.explain.explanation import Explanation
 from expcam.explain.objectives import EVALUATION, OBJECTIVES, REMOVAL
@@ -22,6 +23,15 @@ EDGE_MEANING = {
     "activation": "the source's activation.",
     "weight": "L1 norm of the weights from source to target, every scale on the way folded in.",
 }
+
+
+def edge_meaning(score: str) -> str:
+    """What an edge's score is, in words."""
+    name = score.removesuffix(BY_GRADIENT)
+    meaning = EDGE_MEANING.get(name, "as its name says.")
+    if name == score:
+        return meaning
+    return f"{meaning} The gradients between modules, as they are on this image, stand for weights."
 
 
 def share(value: float) -> str:

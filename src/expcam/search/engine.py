@@ -1,14 +1,15 @@
 """The smallest set of parts for which a decision holds under perturbation.
 
 A scorer gives each part a score, and the best-scored share of the parts is kept. In each step the
-others are replaced by two perturbations, and the scorer learns from the loss there. Noise comes in
-pairs of opposite sign, the other kinds take turns. The share falls while the margin is more than
-enough, and rises while it is not. The edge between what is kept and what is not is soft at first
-and sharpens. After the last step the scores' running mean is cut, at the smallest share at which
-the hard choice passes a check on perturbations fixed beforehand. Of many cuts the one that passes
-has been lucky, so that it must pass on fresh draws, too, and grows until it does. Then cells are
-dropped that can be spared, and what is left is minimal at their size. Where a share is asked for,
-the share falls to it on a schedule, and the best-scored parts of that number are the answer.
+others are replaced by two perturbations, of noise or of what never varies, and the scorer learns
+from the loss there. Half of the steps look at what is hardest at present, half at each kind in
+turn. The edge between what is kept and what is not is soft at first and sharpens. In the first
+half the share falls while the margin is more than enough, and rises, slowly, while it is not. In
+the second half hard choices are cut and checked on perturbations fixed beforehand; the share then
+follows their worst margin, and the steps look at what refuted them. Of the cuts that pass, the
+smallest has been lucky, so that it must pass on fresh draws, too, or the next larger one is tried.
+Cells that can be spared are dropped, and what is left is minimal at their size. Where a share is
+asked for, the share falls to it on a schedule, and the best-scored parts are the answer.
 
 Extremal perturbations (Fong, Patrick, Vedaldi, arXiv 1910.08485) are the nearest relative: they
 learn a mask of a given area by ranking; here the area is found.
