@@ -95,7 +95,7 @@ def command(
         str,
         typer.Option(
             metavar="NAME",
-            help=f"The solver: {', '.join(RECIPES)}.",
+            help=f"How the mask is found: {', '.join(RECIPES)}.",
         ),
     ] = DEFAULT_RECIPE,
     area: Annotated[

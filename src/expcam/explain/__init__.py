@@ -1,1 +1,1 @@
-"""The mask: taps, objective, generators, solver, pruning, instances, baselines, metrics."""
+"""The mask: pixels as parts, backgrounds as perturbations, and what the result is worth."""

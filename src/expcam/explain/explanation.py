@@ -50,7 +50,7 @@ class Explanation:
         bound: One-sided Clopper-Pearson lower bound, at 95 %, of the probability that the label
             is kept on such a background.
         cell: Side in pixels of the blocks at which the mask is locally minimal: no block that it
-            touches and no connected piece of it can be dropped without losing, on the solver's
+            touches and no connected component of it can be dropped without losing, on the search's
             own backgrounds, what was asked for: the label, on noise with some margin to spare. 0
             where nothing of the kind is claimed.
         seconds: Time the mask took; of several images solved together, an equal share.
@@ -62,7 +62,7 @@ class Explanation:
         contrast_name: Its name; empty when there is none.
         classifier: Name of the classifier.
         recipe: Name of the recipe.
-        seed: Seed of the solver.
+        seed: Seed of the search.
         source: Name of the image's file; empty when it had none.
         mean_colour: What 0 in the classifier's normalised space looks like, 0 to 255.
     """

@@ -100,7 +100,7 @@ def minimality(explanation: Explanation) -> str:
     return (
         "The mask is locally minimal: no connected component of it and no block of "
         f"{explanation.cell}×{explanation.cell} pixels that it touches could be dropped without "
-        "losing, on the solver's own backgrounds, what was asked for. It is not proven to be the "
+        "losing, on the search's own backgrounds, what was asked for. It is not proven to be the "
         "smallest."
     )
 
