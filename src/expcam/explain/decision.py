@@ -9,8 +9,9 @@ from expcam.classifier.model import Classifier, Prepared
 from expcam.errors import ClassifierError, TargetError
 from expcam.explain.objectives import OBJECTIVES
 from expcam.explain.request import Request
+from expcam.search.engine import FORWARD
 
-LOOK = 1 / 3
+LOOK = FORWARD
 """What `decide` costs, in forward and backward passes: a forward pass."""
 
 

@@ -15,7 +15,7 @@ from expcam.search.parts import Perturbation
 
 SMOOTHNESS = 6.0
 """Weight of the total variation beside the cross-entropy: fewer, larger components."""
-GRIDS = (7, 14, 28)
+GRIDS = (14, 28)
 """Blocks on the shorter side when a mask is pruned, after whole components: the coarse ones go
 first, because they go at once."""
 
@@ -34,9 +34,10 @@ class Pixels:
         self.allowed = allowed
         self._classifier, self._x, self._label = classifier, x, label
         side = min(x.shape[-2:])
+        # Blocks as large as the image leave its components alone.
         self.cell_sizes: Sequence[int] = [
             max(x.shape[-2:]),
-            *(max(1, side // n) for n in GRIDS[1:]),
+            *(max(1, side // n) for n in GRIDS),
         ]
 
     def perturbation(self, kind: str, rng: torch.Generator) -> Perturbation:
