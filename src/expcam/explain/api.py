@@ -250,7 +250,8 @@ def _verified(
         draws=checked.draws,
         draws_kept=checked.draws_kept,
         bound=lower_bound(checked.draws_kept, checked.draws),
-        cell=found.size,
+        # That no block as large as the image can be dropped says nothing.
+        cell=found.size if found.size < max(found.keep.shape) else 0,
         seconds=(time.monotonic() - start) / together,
         cost=LOOK + found.passes + checked.passes * FORWARD,
         objective=request.objective,
