@@ -130,27 +130,64 @@ def projected(flow: Flow, weight: Tensor) -> Flow:
 
 
 def spread(flow: Flow) -> Flow:
-    """Make a row for each row and each channel of the tensor, so that each is in one channel.
+    """Make a row for each source channel and each channel of the tensor, so that each is in one.
 
     Raises:
         WiringError: That would be too many.
     """
     if flow.mix is None:
         return flow
-    rows, count = flow.mix.shape
-    if rows * count * prod(flow.positions) > MOST_NUMBERS:
+    sources, rows = flow.channels.unique(return_inverse=True)
+    count = flow.mix.shape[1]
+    if len(sources) * count * prod(flow.positions) > MOST_NUMBERS:
         raise WiringError(
             f"the channels of `{flow.source}` spread too far for the readout to follow them"
         )
-    factor = flow.mix.flatten()
-    value = flow.value.repeat_interleave(count, 0)
+    value = flow.value.new_empty(len(sources), count, *flow.positions)
+    scale = flow.scale.new_empty(len(sources), count)
+    for n in range(len(sources)):
+        own = rows == n
+        value[n] = torch.tensordot(flow.mix[own], flow.value[own], ([0], [0]))
+        scale[n] = flow.scale[own] @ flow.mix[own].abs()
     return Flow(
         source=flow.source,
-        channels=flow.channels.repeat_interleave(count),
-        value=value * _per_row(factor, value),
-        scale=flow.scale.repeat_interleave(count) * factor.abs(),
-        columns=torch.arange(count, device=factor.device).repeat(rows),
+        channels=sources.repeat_interleave(count),
+        value=value.flatten(0, 1),
+        scale=scale.flatten(),
+        columns=torch.arange(count, device=rows.device).repeat(len(sources)),
     )
+
+
+def merged(flows: Sequence[Flow], count: int) -> list[Flow]:
+    """Flows of a tensor of ``count`` channels, with the paths joined that nothing tells apart.
+
+    What follows does the same to all rows of a source channel that add to one channel of the
+    tensor. So one row holds the sum of their values and of their scales, and there are never
+    more rows than pairs of channels, however many paths there are.
+    """
+    by_source: dict[str, list[Flow]] = {}
+    for flow in flows:
+        by_source.setdefault(flow.source, []).append(flow)
+    return [each for own in by_source.values() for each in _merged(own, count)]
+
+
+def _merged(flows: list[Flow], count: int) -> list[Flow]:
+    """The same for flows of one source."""
+    mixing = [flow for flow in flows if flow.columns is None]
+    if mixing and sum(len(f.channels) for f in mixing) > count * len(mixing[0].channels.unique()):
+        flows, mixing = [spread(flow) for flow in flows], []
+    apart = [flow for flow in flows if flow.columns is not None]
+    if len(apart) < 2:
+        return [*apart, *mixing]
+    pairs = [flow.channels * count + flow.columns for flow in apart]
+    kinds, row = torch.cat(pairs).unique(return_inverse=True)
+    value = apart[0].value.new_zeros(len(kinds), *apart[0].positions)
+    scale = apart[0].scale.new_zeros(len(kinds))
+    for flow, own in zip(apart, row.split([len(each) for each in pairs]), strict=True):
+        value.index_add_(0, own, flow.value)
+        scale.index_add_(0, own, flow.scale)
+    channels, columns = kinds // count, kinds % count
+    return [replace(apart[0], channels=channels, columns=columns, value=value, scale=scale), *mixing]
 
 
 def mapped(flow: Flow, linear: Callable[[Tensor], Tensor]) -> Flow:
@@ -349,7 +386,7 @@ class Tracked:
 def tracked(flows: list[Flow], shape: torch.Size, axis: int) -> Tracked:
     """A tensor whose channels are along one of its dimensions."""
     positions = torch.Size(side for d, side in enumerate(shape) if d != axis)
-    return Tracked(flows, shape[axis], positions, shape, axis)
+    return Tracked(merged(flows, shape[axis]), shape[axis], positions, shape, axis)
 
 
 def constant_flow(rows: Tensor, positions: Any) -> list[Flow]:

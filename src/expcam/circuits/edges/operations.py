@@ -162,7 +162,8 @@ def _join(passage: Passage) -> Tracked:
     dim = (kept.args[1] if len(kept.args) > 1 else kept.kwargs.get("dim", 0)) % len(shape)
     axis = _common_axis([passage.tensor(each) for each in passage.step.sources])
     axis = dim if axis is None else axis
-    whole = tracked([], shape, axis)
+    count, positions = shape[axis], torch.Size(s for d, s in enumerate(shape) if d != axis)
+    flows: list[Flow] = []
     offset = 0
     for a in kept.args[0]:
         if isinstance(a, fx.Node):
@@ -171,12 +172,12 @@ def _join(passage: Passage) -> Tracked:
             part = tracked(_constant(passage, a, a.shape, axis), a.shape, axis)
         for flow in part.flows:
             if dim == axis:
-                whole.flows.append(fl.shifted(flow, offset, whole.count))
+                flows.append(fl.shifted(flow, offset, count))
             else:
                 place = dim if dim > axis else dim + 1
-                whole.flows.append(fl.placed(flow, place, offset, whole.positions))
+                flows.append(fl.placed(flow, place, offset, positions))
         offset += part.shape[dim]
-    return whole
+    return tracked(flows, shape, axis)
 
 
 def _batch_norm(passage: Passage) -> Tracked:
