@@ -107,7 +107,7 @@ def test_the_mean_colour_is_the_classifiers_own(
 ) -> None:
     module = nn.Identity()
     classifier = expcam.Classifier(module, lambda image: torch.zeros(3, 4, 4), **options)  # type: ignore[arg-type]
-    assert classifier.mean_colour == colour
+    assert classifier.prepare(torch.ones(3, 4, 4)).mean_colour == colour
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

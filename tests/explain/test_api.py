@@ -209,7 +209,10 @@ def test_other_errors_are_not_taken_for_memory(detector: expcam.Classifier) -> N
     def broken(_module: nn.Module, _inputs: object) -> None:
         raise RuntimeError("something else")
 
-    with detector.module.register_forward_pre_hook(broken), pytest.raises(RuntimeError):
+    with (
+        detector.module.register_forward_pre_hook(broken),
+        pytest.raises(ClassifierError, match=r"fails on an image of shape \(3, 32, 32\): something"),
+    ):
         expcam.explain_images(detector, [red_square()] * 2)
 
 
@@ -365,7 +368,7 @@ def test_a_mask_is_as_large_as_it_must_be() -> None:
     # Noise on the rest moves the margin by about one logit.
     assert 0.3 < explanation.area < 0.45
     grey = expcam.explain_image(classifier, red, objective="sufficient")
-    assert 0.3 < grey.area < 0.32
+    assert 0.3 < grey.area < 0.34
 
 
 @pytest.mark.parametrize("objective", list(OBJECTIVES))

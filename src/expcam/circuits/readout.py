@@ -104,7 +104,7 @@ def read_circuit(
         return select(NODE_SCORES[nodes](channels), coverage, top_k)
 
     gradients = EDGE_SCORES[edges].needs_gradient
-    with frozen(classifier.module) as module:
+    with frozen(classifier.network) as module:
         try:
             measured = measure(module, e, label, selection, gradients=gradients)
             active = {name: each.channels for name, each in measured.active.items()}
@@ -146,7 +146,7 @@ def check_readable(classifier: Classifier, x: Tensor) -> None:
     def first(_: str, __: Channels) -> Tensor:
         return torch.tensor([0])
 
-    with frozen(classifier.module) as module:
+    with frozen(classifier.network) as module:
         try:
             measured = measure(module, x[None], 0, first)
             for _ in follow(measured.recording, measured.active):

@@ -1,14 +1,27 @@
 """Any image a user may hand in, as an upright 8-bit RGB picture."""
 
+import os
+import warnings
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from expcam.errors import ImageError
 
-ImageSource = str | Path | Image.Image | npt.NDArray[np.generic]
+ImageSource = str | bytes | os.PathLike[str] | Image.Image | npt.NDArray[np.generic]
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF orientation what turns an image upright."""
 
 
 def open_image(source: ImageSource) -> Image.Image:
@@ -25,11 +38,11 @@ def open_image(source: ImageSource) -> Image.Image:
         return _to_rgb(_from_array(source))
     if isinstance(source, Image.Image):
         return _to_rgb(source)
-    if not isinstance(source, str | Path):
+    if not isinstance(source, str | bytes | os.PathLike):
         raise ImageError(
             f"an image is a path, a PIL image, an array or a tensor, not {type(source).__name__}"
         )
-    path = Path(source)
+    path = Path(os.fsdecode(source))
     if not path.exists():
         raise ImageError(f"no such file: `{path}`")
     if not path.is_file():
@@ -48,10 +61,36 @@ def open_image(source: ImageSource) -> Image.Image:
         raise ImageError(f"truncated or damaged image: `{path}`: {error}") from error
 
 
+def file_name(source: object) -> str:
+    """The name of an image's file as text that can be written anywhere; empty for no path.
+
+    Bytes of it that are no UTF-8 become question marks.
+    """
+    if not isinstance(source, str | bytes | os.PathLike):
+        return ""
+    name = Path(os.fsdecode(source)).name
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """What EXIF says of an image's orientation; None where it is damaged.
+
+    Metadata are no reason to refuse a picture.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            orientation: int | None = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow raises whatever it stumbles over
+        return None
+    return orientation
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.width == 0 or image.height == 0:
         raise ImageError("the image has no pixels")
-    image = ImageOps.exif_transpose(image)
+    turn = UPRIGHT.get(_orientation(image))  # type: ignore[arg-type]
+    image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I"):
         image = _scaled_to_8_bit(np.asarray(image), 65535)
     elif image.mode == "F":

@@ -1,37 +1,46 @@
 """A frozen classifier with its transform and its labels."""
 
 import copy
-import difflib
 import itertools
-import math
-import operator
-import re
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms._presets import ImageClassification
-from torchvision.transforms.functional import center_crop, resize
 
-from expcam.classifier.contrast import Pair
-from expcam.classifier.images import ImageSource, open_image
-from expcam.errors import ClassifierError, ImageError, TargetError
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-PHOTO_SIDE = 448
-"""Photographs are shown with at least so many pixels a side."""
+from expcam.classifier.choices import LEADING, Finding, Pair
+from expcam.classifier.images import ImageSource, file_name, open_image
+from expcam.classifier.labels import Labels, find_class, label_names
+from expcam.classifier.network import (
+    Reader,
+    check_initialised,
+    is_scripted,
+    network_of,
+    unwrapped,
+)
+from expcam.classifier.outputs import SIGMOID, SOFTMAX
+from expcam.classifier.transforms import (
+    Transform,
+    as_channels,
+    field_of_view,
+    normalisation_of,
+    transformed,
+)
+from expcam.errors import ClassifierError, ExpcamWarning, ImageError
 
 BATCH = 32
 """Number of perturbed inputs in one pass, where no gradient is needed."""
 
-Transform = Callable[[Image.Image], Tensor]
+SILENT = -0.5
+"""Independent classes all have logits below this on an image without content; classes of which
+always one is said have logits around 0 there, for softmax trains their differences alone."""
+FEW = 200
+"""Only with so few classes they are looked at in this way: larger sets are of one class each,
+whatever loss a network was trained with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +48,18 @@ class Prepared:
     """An image as a classifier takes it, and as a person sees the same pixels.
 
     Attributes:
-        input: Normalised float tensor ``(3, H, W)`` on the classifier's device.
+        input: Normalised float tensor ``(channels, H, W)`` on the classifier's device.
         picture: The same pixels as uint8 ``(H, W, 3)``.
         photo: The same field of view in finer pixels, uint8 ``(k H, k W, 3)`` with an integer
             ``k``; the picture itself where the transform does not tell its field of view.
+        mean_colour: What removed pixels look like, 0 in normalised space: red, green, blue.
         source: Name of the image's file; empty where it was no file.
     """
 
     input: Tensor
     picture: npt.NDArray[np.uint8]
     photo: npt.NDArray[np.uint8]
+    mean_colour: tuple[int, int, int]
     source: str = ""
 
 
@@ -56,43 +67,84 @@ class Classifier:
     """An image classifier together with what it needs to be used on a photograph.
 
     Args:
-        module: Maps ``(batch, 3, H, W)`` to logits ``(batch, classes)``. It stays yours: it is
-            run where it lies, in its own floating dtype and in evaluation mode, and is left as it
-            was.
-        transform: Maps a PIL image to the normalised tensor ``(3, H, W)``.
-        labels: Readable class names in the order of the logits; without them a class is called
-            ``class 7``.
+        module: Maps ``(batch, channels, H, W)`` to logits ``(batch, classes)``, or to a tuple, a
+            dictionary or an object that has them; to probabilities or their logarithms, if a
+            softmax or a sigmoid comes last; or to one logit for each image, which is taken for
+            two classes, no and yes. It stays yours: it is run where it lies, in its own floating
+            dtype and in evaluation mode, and is left as it was.
+        transform: Maps a PIL image to the normalised tensor ``(channels, H, W)``; to a batch of
+            one, an array or a dictionary with one of them. None where images are such tensors.
+        labels: Readable class names in the order of the logits, or by index, or indices by name;
+            without them a class is called ``class 7``. Of one logit the name of what it speaks
+            for, or of no and yes.
         name: What reports call the classifier.
         mean: Per-channel mean that ``transform`` subtracts, to show its output as a picture.
-            Taken from torchvision's presets where ``transform`` is one, else ImageNet's.
+            Taken from ``transform`` where it tells, else ImageNet's.
         std: The same for the standard deviation.
+        multi_label: Whether each class is a finding by itself, there where its logit is positive,
+            with the sigmoid of it as probability. None to find out: where a sigmoid comes last,
+            or where none of a few classes is said of an image without content (it warns then).
+
+    Raises:
+        ClassifierError: No module, one without weights yet, or labels that are none.
     """
 
     def __init__(
         self,
         module: nn.Module,
-        transform: Transform,
-        labels: Sequence[str] | None = None,
+        transform: Transform | None = None,
+        labels: Labels | None = None,
         *,
         name: str = "custom",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        multi_label: bool | None = None,
     ) -> None:
         if not isinstance(module, nn.Module):
             raise ClassifierError(f"a classifier is a torch.nn.Module, not {type(module).__name__}")
-        preset = transform if isinstance(transform, ImageClassification) else None
+        check_initialised(module, name)
         self.module = module
         self.transform = transform
-        self.labels = None if labels is None else tuple(labels)
         self.name = name
-        self.mean = tuple(mean or (preset.mean if preset else IMAGENET_MEAN))
-        self.std = tuple(std or (preset.std if preset else IMAGENET_STD))
-        self._pair: Pair | None = None
+        self._labels = None if labels is None else label_names(labels)
+        self._normalisation = normalisation_of(transform, mean, std)
+        self._multi_label = multi_label
+        self._finds: bool | None = None
+        self._choice: Pair | Finding | None = None
+        self._run_by(module)
+
+    def _run_by(self, module: nn.Module) -> None:
+        self._reader = Reader(self.name, None if self._labels is None else len(self._labels))
+        self._network = network_of(unwrapped(module), self._reader)
+
+    @property
+    def network(self) -> nn.Module:
+        """The module behind wrappers, which gives plain logits: its layers can be followed.
+
+        It shares names, weights and state with the module.
+
+        Raises:
+            ClassifierError: There are no layers in Python.
+        """
+        if is_scripted(unwrapped(self.module)):
+            raise ClassifierError(
+                f"classifier `{self.name}` is a TorchScript module, whose layers cannot be "
+                "followed: it has masks but no circuit; bring the module that was scripted"
+            )
+        return self._network
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Class names in the order of the logits, if there are any."""
+        if not self._reader.one_logit:
+            return self._labels
+        yes = self._labels or ("no", "yes")
+        return yes if len(yes) == 2 else (f"not {yes[0]}", yes[0])
 
     @property
     def compares(self) -> bool:
-        """Whether it has only two classes to choose from (see `between`)."""
-        return self._pair is not None
+        """Whether it has only two things to choose from (see `deciding`)."""
+        return self._choice is not None
 
     @property
     def device(self) -> torch.device:
@@ -106,38 +158,39 @@ class Classifier:
         weight = next(_weights(self.module), None)
         return torch.float32 if weight is None else weight.dtype
 
-    @property
-    def mean_colour(self) -> tuple[int, int, int]:
-        """The colour (red, green, blue, 0 to 255) of removed pixels: 0 in normalised space."""
-        red, green, blue = self.picture(torch.zeros(3, 1, 1))[0, 0].tolist()
-        return red, green, blue
-
     def prepare(self, image: ImageSource | Tensor | Prepared) -> Prepared:
         """Transform an image for the classifier.
 
         Args:
-            image: A path, PIL image or array (see `open_image`); a float tensor ``(3, H, W)``
-                that has been transformed and normalised already; or what this method gave before,
-                which is given back as it is.
+            image: A path, PIL image or array (see `open_image`); a float tensor
+                ``(channels, H, W)`` that has been transformed and normalised already; or what
+                this method gave before, which is given back as it is. Without a transform an
+                array is taken for such a tensor.
 
         Raises:
-            ImageError: The image cannot be read, or the tensor does not fit a classifier.
+            ImageError: The image cannot be read or transformed, or the tensor is no image.
         """
         if isinstance(image, Prepared):
             return image
         photo = None
         if isinstance(image, Tensor):
             x = image.detach()
-            if x.ndim != 3 or x.shape[0] != 3 or not x.is_floating_point():
+            if x.ndim != 3 or x.numel() == 0 or not x.is_floating_point():
                 raise ImageError(
-                    f"a tensor image is normalised, float and (3, H, W), not "
+                    f"a tensor image is normalised, float and (channels, H, W), not "
                     f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
                 )
-        else:
+        elif self.transform is not None:
             opened = open_image(image)
-            x = self.transform(opened)
-            if isinstance(self.transform, ImageClassification):
-                photo = _field_of_view(opened, self.transform)
+            x = self._transformed(self.transform, opened)
+            photo = field_of_view(opened, self.transform)
+        elif isinstance(image, np.ndarray):
+            x = as_channels(image)
+        else:
+            raise ImageError(
+                f"classifier `{self.name}` has no transform, so it takes normalised tensors "
+                f"(channels, H, W), not {type(image).__name__}; give it one"
+            )
         x = x.to(self.device, torch.float32)
         if not torch.isfinite(x).all():
             raise ImageError("the image holds NaN or infinite values")
@@ -146,27 +199,26 @@ class Classifier:
             input=x,
             picture=picture,
             photo=picture if photo is None else photo,
-            source=Path(image).name if isinstance(image, str | Path) else "",
+            mean_colour=self._normalisation.colour_of_zero(x),
+            source=file_name(image),
         )
+
+    def _transformed(self, transform: Transform, image: Image.Image) -> Tensor:
+        x = transformed(transform, image)
+        first = next((each for each in self.module.modules() if isinstance(each, nn.Conv2d)), None)
+        if first is not None and first.in_channels == 1 and len(x) == 3:
+            return transformed(transform, image.convert("L"))  # it is for grey images
+        return x
 
     def picture(self, x: Tensor) -> npt.NDArray[np.uint8]:
-        """Show a normalised ``(3, H, W)`` tensor as uint8 ``(H, W, 3)``."""
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.mean, self.std))
-        shown: npt.NDArray[np.uint8] = (
-            (x.detach().cpu() * std + mean)
-            .clamp(0, 1)
-            .mul(255)
-            .round()
-            .byte()
-            .permute(1, 2, 0)
-            .numpy()
-        )
-        return shown
+        """Show a normalised ``(channels, H, W)`` tensor as uint8 ``(H, W, 3)``."""
+        return self._normalisation.picture(x)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits ``(batch, classes)`` of normalised images ``(batch, 3, H, W)``, in their dtype.
+        """Logits ``(batch, classes)`` of normalised images ``(batch, channels, H, W)``.
 
-        With only two classes to choose from (see `between`) there are two.
+        They have the images' dtype. With only two things to choose from (see `deciding`) there
+        are two.
 
         Raises:
             ClassifierError: The module does not give one finite row of logits per image.
@@ -175,11 +227,11 @@ class Classifier:
 
     def all_logits(self, x: Tensor) -> Tensor:
         """Like `logits`, but always of all classes."""
-        output = self.module(x.to(self.dtype))
-        if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x):
-            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        output: Tensor = self._network(x.to(self.dtype))
+        if len(output) != len(x):
             raise ClassifierError(
-                f"classifier `{self.name}` must give logits (batch, classes), it gave {shape}"
+                f"classifier `{self.name}` must give logits (batch, classes), it gave "
+                f"{tuple(output.shape)} for a batch of {len(x)}"
             )
         if self.labels is not None and output.shape[1] != len(self.labels):
             raise ClassifierError(
@@ -187,80 +239,113 @@ class Classifier:
                 f"but {len(self.labels)} labels"
             )
         if not torch.isfinite(output).all():
-            raise ClassifierError(f"classifier `{self.name}` gives NaN or infinite logits")
+            narrow = " in float16; try it in float32" if self.dtype == torch.float16 else ""
+            raise ClassifierError(f"classifier `{self.name}` gives NaN or infinite logits{narrow}")
         return output.to(x.dtype)
 
     def chosen(self, logits: Tensor) -> Tensor:
-        """From the logits of all classes, those of the classes that there are to choose from."""
-        return logits if self._pair is None else self._pair.logits(logits)
+        """From the logits of all classes, those that there are to choose from."""
+        return logits if self._choice is None else self._choice.logits(logits)
+
+    @property
+    def settled(self) -> bool:
+        """Whether `is_multi_label` can tell without a forward pass."""
+        return self._known_multi_label() is not None
+
+    def is_multi_label(self, x: Tensor) -> bool:
+        """Whether each class is a finding by itself, rather than one of several to be said.
+
+        Where it was not stated and no softmax or sigmoid tells, that takes a forward pass, once.
+
+        Args:
+            x: A normalised image ``(channels, H, W)``; its content does not matter.
+
+        Raises:
+            ClassifierError: It was stated, but a softmax comes last.
+        """
+        known = self._known_multi_label()
+        if known is not None:
+            return known
+        with torch.no_grad():
+            blank = self.all_logits(torch.zeros_like(x)[None])[0]
+        known = self._known_multi_label()
+        if known is not None:
+            return known
+        self._finds = len(blank) <= FEW and float(blank.max()) < SILENT
+        if self._finds:
+            warnings.warn(
+                f"classifier `{self.name}` says none of its classes of an image without content: "
+                "they are taken for findings, each with a sigmoid of its own; give it "
+                "multi_label=True or False to say what they are",
+                ExpcamWarning,
+                stacklevel=2,
+            )
+        return self._finds
+
+    def _known_multi_label(self) -> bool | None:
+        stated, ending = self._multi_label, self._reader.ending
+        if stated and ending == SOFTMAX:
+            raise ClassifierError(
+                f"classifier `{self.name}` cannot be multi-label: it ends in a softmax"
+            )
+        if stated is not None:
+            return stated
+        if self._reader.one_logit or ending == SOFTMAX:
+            return False
+        return True if ending == SIGMOID else self._finds
 
     def with_module(self, module: nn.Module) -> "Classifier":
         """The same classifier with another module in place of its own."""
         other = copy.copy(self)
         other.module = module
+        other._run_by(module)
         return other
 
     def between(self, first: int, second: int) -> "Classifier":
         """The same classifier when it has only two classes to choose from; see `Pair.logits`."""
         pair = copy.copy(self)
-        pair._pair = Pair(first, second)
+        pair._choice = Pair(first, second)
         return pair
+
+    def deciding(
+        self, label: int, contrast: int | None, *, multi_label: bool
+    ) -> tuple["Classifier", int]:
+        """The classifier that has one decision to take, and the place of the class in its logits.
+
+        With a ``contrast`` it has only the two classes to choose from; of a ``multi_label`` one
+        only yes and no. The logit of the class then stands at index `LEADING`.
+
+        Args:
+            label: Index of the class.
+            contrast: Index of the only one that it is compared to; None for no such one.
+            multi_label: See `is_multi_label`.
+        """
+        if contrast is not None:
+            return self.between(label, contrast), LEADING
+        if not multi_label:
+            return self, label
+        alone = copy.copy(self)
+        alone._choice = Finding(label)
+        return alone, LEADING
 
     def label_name(self, label: int) -> str:
         """The readable name of a class index."""
         return f"class {label}" if self.labels is None else self.labels[label]
 
-    def class_index(self, target: int | str, classes: int) -> int:
-        """The index of a class given by number or by name.
-
-        A name is looked for as it is written first, then with upper and lower case alike.
+    def class_index(self, target: object, classes: int) -> int:
+        """The index of a class given by number or by name (see `find_class`).
 
         Args:
             target: An index, the same in digits, or a label.
             classes: How many logits the classifier has.
 
         Raises:
-            TargetError: No such class, or several of that name; the message names the nearest
-                labels, or their indices.
+            TargetError: No such class, or several of that name.
         """
-        if not isinstance(target, str) or re.fullmatch(r"-?[0-9]+", target.strip()):
-            index = int(target) if isinstance(target, str) else operator.index(target)
-            if not 0 <= index < classes:
-                raise TargetError(
-                    f"unknown class {index}: classifier `{self.name}` has classes "
-                    f"0 to {classes - 1}"
-                )
-            return index
-        names = [self.label_name(i) for i in range(classes)]
-        wanted = target.strip()
-        for fold in (str, str.lower):
-            found = [i for i, name in enumerate(names) if fold(name) == fold(wanted)]
-            if len(found) > 1:
-                places = ", ".join(f"{i} (`{names[i]}`)" for i in found)
-                raise TargetError(
-                    f"classifier `{self.name}` has several classes `{wanted}`: {places}; "
-                    "give an index"
-                )
-            if found:
-                return found[0]
-        names, wanted = [name.lower() for name in names], wanted.lower()
-        near = difflib.get_close_matches(wanted, names, n=3)
-        near += [name for name in names if wanted in name and name not in near][: 3 - len(near)]
-        hint = f"; did you mean {', '.join(near)}?" if near else "; give its label or its index"
-        raise TargetError(f"unknown class `{target}` of classifier `{self.name}`{hint}")
+        return find_class(target, [self.label_name(i) for i in range(classes)], self.name)
 
 
 def _weights(module: nn.Module) -> Iterator[Tensor]:
     """Its floating parameters, then its floating buffers."""
     every = itertools.chain(module.parameters(), module.buffers())
     return (each for each in every if each.is_floating_point())
-
-
-def _field_of_view(image: Image.Image, preset: ImageClassification) -> npt.NDArray[np.uint8]:
-    """The part of the photograph that a preset of torchvision's keeps, in finer pixels."""
-    finer = math.ceil(PHOTO_SIDE / preset.crop_size[0])
-    resized = resize(
-        image, [side * finer for side in preset.resize_size], preset.interpolation, antialias=True
-    )
-    cropped = center_crop(resized, [side * finer for side in preset.crop_size])
-    return np.asarray(cropped, dtype=np.uint8)

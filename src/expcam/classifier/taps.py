@@ -59,17 +59,17 @@ def stage_outputs(classifier: Classifier, x: Tensor) -> tuple[Tensor, dict[str, 
 
     Args:
         classifier: Its module is in evaluation mode.
-        x: A normalised image ``(3, H, W)``.
+        x: A normalised image ``(channels, H, W)``.
 
     Returns:
         Logits ``(classes,)``, and outputs ``(1, …)`` by module name, from shallow to deep.
     """
-    module = classifier.module
+    module = classifier.network
     finished: list[tuple[str, Tensor]] = []
     names = [name for name, _ in module.named_modules()]
     with listening(module, names, lambda name, output: finished.append((name, output))):
-        logits = classifier.logits(x[None])[0]
-    classes = finished[-1][1].shape[1]  # the module itself finishes last
+        every = classifier.all_logits(x[None])
+    logits, classes = classifier.chosen(every)[0], every.shape[1]
     latest = dict(finished)
     finished = [(name, output) for name, output in finished if latest[name] is output]
     last: dict[tuple[int, ...], tuple[str, Tensor]] = {}

@@ -1,12 +1,14 @@
 """From an image to its explanation: the functions that users call."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from expcam.classifier.frozen import frozen, require_autograd
@@ -16,13 +18,20 @@ from expcam.classifier.precision import flushed_denormals
 from expcam.errors import ClassifierError, OptionError
 from expcam.explain.backgrounds import training_rng
 from expcam.explain.compare.attributions import centred_disc, gradcam
-from expcam.explain.decision import LOOK, Decision, decide
+from expcam.explain.decision import Decision, decide
 from expcam.explain.explanation import Explanation
 from expcam.explain.generators import MaskScorer, fitted
 from expcam.explain.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
 from expcam.explain.pixels import Pixels
 from expcam.explain.published import PublishedRecipe, solve_published
-from expcam.explain.request import DEFAULT_RECIPE, PUBLISHED_RECIPE, RECIPES, Request
+from expcam.explain.request import (
+    DEFAULT_RECIPE,
+    PUBLISHED_RECIPE,
+    RECIPES,
+    Request,
+    Targets,
+    for_each,
+)
 from expcam.explain.verification import verify
 from expcam.progress import Progress, silent
 from expcam.search.bounds import lower_bound
@@ -53,8 +62,8 @@ def explain_image(
 
     Args:
         classifier: The classifier; it is left as it was found.
-        image: A path, PIL image, array (see `open_image`), normalised tensor ``(3, H, W)``, or
-            what `Classifier.prepare` gave.
+        image: A path, PIL image, array (see `open_image`), normalised tensor
+            ``(channels, H, W)``, or what `Classifier.prepare` gave.
         target: Class to explain, by index or label; None for the predicted one.
         contrast: A second class: explain why ``target`` rather than this one, as if the
             classifier had only the two to choose from. None for all classes.
@@ -89,10 +98,10 @@ def explain_image(
 
 def explain_images(
     classifier: Classifier,
-    images: Sequence[ImageSource | Tensor | Prepared],
+    images: Iterable[ImageSource | Tensor | Prepared] | Tensor,
     *,
-    target: int | str | None = None,
-    contrast: int | str | None = None,
+    target: Targets = None,
+    contrast: Targets = None,
     objective: str = DEFAULT_OBJECTIVE,
     area: float | None = None,
     recipe: str = DEFAULT_RECIPE,
@@ -109,9 +118,10 @@ def explain_images(
 
     Args:
         classifier: The classifier; it is left as it was found.
-        images: See `explain_image`, as are the other arguments.
-        target: One class for all images; None for the predicted one of each.
-        contrast: See `explain_image`.
+        images: A list or another iterable of images, each as for `explain_image`; a batch of
+            normalised tensors ``(n, channels, H, W)`` or of arrays ``(n, H, W, 3)``.
+        target: One class for all images, or one for each; None for the predicted one.
+        contrast: One for all images, or one for each; see `explain_image`, as for what follows.
         objective: See `explain_image`.
         area: See `explain_image`.
         recipe: A key of `RECIPES`.
@@ -121,20 +131,46 @@ def explain_images(
         progress: Called after each step.
 
     Raises:
-        OptionError: The list is empty, or see `explain_image`.
+        OptionError: There are no images, or another number of classes; or see `explain_image`.
     """
-    request = Request(
-        target=target, contrast=contrast, objective=objective, area=area, recipe=recipe, seed=seed
-    )
+    request = Request(objective=objective, area=area, recipe=recipe, seed=seed)
+    images = several(images)
     if not images:
         raise OptionError("no images given")
+    targets, contrasts = (
+        for_each(name, given, len(images))
+        for name, given in (("target", target), ("contrast", contrast))
+    )
     if chunk is not None and chunk < 1:
         raise OptionError(f"chunk {chunk} is out of range: at least 1")
     require_autograd("explaining an image")
     with frozen(classifier.module), flushed_denormals(), torch.enable_grad():
         prepared = [classifier.prepare(image) for image in images]
-        decisions = [decide(classifier, each, request) for each in prepared]
+        decisions = [
+            decide(classifier, each, replace(request, target=wanted, contrast=rival))
+            for each, wanted, rival in zip(prepared, targets, contrasts, strict=True)
+        ]
         return _in_chunks(classifier, decisions, request, chunk, progress)
+
+
+def several(
+    images: Iterable[ImageSource | Tensor | Prepared] | Tensor,
+) -> list[ImageSource | Tensor | Prepared]:
+    """The images of a batch, or of anything else that can be gone through once.
+
+    Raises:
+        OptionError: It is a single image.
+    """
+    single = isinstance(images, str | bytes | Path | Image.Image | Prepared)
+    if single or (isinstance(images, Tensor | np.ndarray) and images.ndim < 4):
+        what = "batch of one" if isinstance(images, Tensor | np.ndarray) else "list"
+        raise OptionError(
+            f"explain_images takes several images, not one {type(images).__name__}: "
+            f"give a {what}, or call explain_image"
+        )
+    if not isinstance(images, Iterable):
+        raise OptionError(f"images are a list or a batch, not {type(images).__name__}")
+    return list(images)
 
 
 def _in_chunks(
@@ -253,7 +289,7 @@ def _verified(
         # That no block as large as the image can be dropped says nothing.
         cell=found.size if found.size < max(found.keep.shape) else 0,
         seconds=(time.monotonic() - start) / together,
-        cost=LOOK + found.passes + checked.passes * FORWARD,
+        cost=decision.cost + found.passes + checked.passes * FORWARD,
         objective=request.objective,
         contrast=contrast,
         contrast_name="" if contrast is None else classifier.label_name(contrast),
@@ -261,7 +297,7 @@ def _verified(
         recipe=request.recipe,
         seed=request.seed,
         source=image.source,
-        mean_colour=classifier.mean_colour,
+        mean_colour=image.mean_colour,
     )
 
 

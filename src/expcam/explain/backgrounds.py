@@ -10,7 +10,7 @@ from expcam.explain.objectives import EVALUATION
 from expcam.explain.request import SEEDS
 
 Background = Callable[[Tensor, torch.Generator], Tensor]
-"""Maps an image ``(3, H, W)`` and a source of random numbers to a background of the same shape."""
+"""Maps an image ``(channels, H, W)`` and a source of random numbers to a background like it."""
 
 
 def zero(x: Tensor, rng: torch.Generator) -> Tensor:
@@ -48,7 +48,7 @@ DRAWS = 32
 
 
 def draw(names: Sequence[str], x: Tensor, rng: torch.Generator) -> Tensor:
-    """One background per name, stacked: ``(len(names), 3, H, W)``."""
+    """One background per name, stacked: ``(len(names), channels, H, W)``."""
     return torch.stack([BACKGROUNDS[name](x, rng) for name in names])
 
 
@@ -58,12 +58,12 @@ def training_rng(seed: int) -> torch.Generator:
 
 
 def evaluation_backgrounds(x: Tensor, seed: int) -> Tensor:
-    """The backgrounds of `EVALUATION`, ``(n, 3, H, W)``, from a seed that no search uses."""
+    """The backgrounds of `EVALUATION`, ``(n, channels, H, W)``, from a seed that no search uses."""
     return draw(EVALUATION, x, _evaluation_rng(seed))
 
 
 def evaluation_draws(x: Tensor, seed: int) -> Tensor:
-    """Independent backgrounds, half N(0, 1) and half U(-1, 1): ``(DRAWS, 3, H, W)``.
+    """Independent backgrounds, half N(0, 1) and half U(-1, 1): ``(DRAWS, channels, H, W)``.
 
     They come from a seed that no search uses, and are none of `evaluation_backgrounds`.
     """

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from expcam.classifier.contrast import LEADING
 from expcam.classifier.model import Classifier, Prepared
-from expcam.errors import ClassifierError, TargetError
+from expcam.errors import ClassifierError, ExpcamError, TargetError
 from expcam.explain.objectives import OBJECTIVES
 from expcam.explain.request import Request
 from expcam.search.engine import FORWARD
+from expcam.search.model import out_of_memory
 
 LOOK = FORWARD
-"""What `decide` costs, in forward and backward passes: a forward pass."""
+"""What a look at an image costs, in forward and backward passes: a forward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +20,14 @@ class Decision:
     """What a classifier made of a whole image, and the class that is asked about.
 
     Attributes:
-        classifier: Frozen by the caller; with a contrast it chooses between two classes only.
+        classifier: Frozen by the caller; it takes this decision only (see `Classifier.deciding`).
         image: The image.
         target: Index of the class to be explained, among all classes.
         contrast: Index of the class that it is compared to; None for all.
         label: Index of the class to be explained, among the classifier's logits.
-        logits: Of the whole image, ``(classes,)``, or ``(2,)`` with a contrast.
+        logits: Of the whole image, ``(classes,)``, or ``(2,)`` where there are only two things to
+            choose from.
+        cost: What it took, in forward and backward passes.
     """
 
     classifier: Classifier
@@ -34,10 +36,11 @@ class Decision:
     contrast: int | None
     label: int
     logits: Tensor
+    cost: float
 
     @property
     def x(self) -> Tensor:
-        """The normalised image ``(3, H, W)``."""
+        """The normalised image ``(channels, H, W)``."""
         return self.image.input
 
     @property
@@ -55,17 +58,14 @@ def decide(classifier: Classifier, image: Prepared, request: Request) -> Decisio
     """Run a frozen classifier once on the whole image and find out what there is to explain.
 
     Raises:
-        ClassifierError: The classifier gives no finite logits, or no gradient.
+        ClassifierError: The classifier cannot take the image, or gives no finite logits, or no
+            gradient.
         TargetError: No such class, a class compared to itself, or nothing can be necessary for a
             class that the classifier does not say.
     """
-    logits = classifier.logits(image.input[None].clone().requires_grad_())[0]
-    if not logits.requires_grad:
-        raise ClassifierError(
-            f"classifier `{classifier.name}` passes no gradient to its input, "
-            "so no mask can be trained on it"
-        )
-    logits = logits.detach()
+    logits = _whole(classifier, image.input)
+    cost = LOOK if classifier.settled else 2 * LOOK
+    multi_label = classifier.is_multi_label(image.input)
     named = request.target
     target = int(logits.argmax()) if named is None else classifier.class_index(named, len(logits))
     contrast = (
@@ -73,10 +73,8 @@ def decide(classifier: Classifier, image: Prepared, request: Request) -> Decisio
     )
     if contrast == target:
         raise TargetError(f"class `{classifier.label_name(target)}` cannot be compared to itself")
-    label = target
-    if contrast is not None:
-        classifier, label = classifier.between(target, contrast), LEADING
-        logits = classifier.chosen(logits[None])[0]
+    classifier, label = classifier.deciding(target, contrast, multi_label=multi_label)
+    logits = classifier.chosen(logits[None])[0]
     decision = Decision(
         classifier=classifier,
         image=image,
@@ -84,6 +82,7 @@ def decide(classifier: Classifier, image: Prepared, request: Request) -> Decisio
         contrast=contrast,
         label=label,
         logits=logits,
+        cost=cost,
     )
     if OBJECTIVES[request.objective].removal and not decision.predicted:
         raise TargetError(
@@ -91,3 +90,24 @@ def decide(classifier: Classifier, image: Prepared, request: Request) -> Decisio
             f"nothing is necessary for it (objective `{request.objective}`)"
         )
     return decision
+
+
+def _whole(classifier: Classifier, x: Tensor) -> Tensor:
+    """Logits ``(classes,)`` of an image; where they cannot be had, the error says why."""
+    try:
+        logits = classifier.all_logits(x[None].clone().requires_grad_())[0]
+    except ExpcamError:
+        raise
+    except Exception as error:  # whatever a module raises
+        if isinstance(error, RuntimeError) and out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ClassifierError(
+            f"classifier `{classifier.name}` fails on an image of shape {tuple(x.shape)}: {reason}"
+        ) from error
+    if not logits.requires_grad:
+        raise ClassifierError(
+            f"classifier `{classifier.name}` passes no gradient to its input, "
+            "so no mask can be trained on it"
+        )
+    return logits.detach()

@@ -32,7 +32,7 @@ class Explanation:
         probability: Mask probabilities, float32 ``(H, W)``.
         image: The photograph as the classifier sees it, uint8 ``(H, W, 3)``.
         photo: The same field of view in pixels a whole number of times finer, for display.
-        input: The image, normalised: float32 ``(3, H, W)``.
+        input: The image, normalised: float32 ``(channels, H, W)``.
         label: Index of the class that is explained.
         label_name: Its name.
         predicted: Whether the classifier gives the whole image that class; it need not where

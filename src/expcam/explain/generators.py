@@ -34,7 +34,7 @@ FIT_RATE = 3e-3
 
 
 def grid_for(x: Tensor) -> int:
-    """Cells a side for an image ``(3, H, W)``: at least `CELL` pixels each."""
+    """Cells a side for an image ``(channels, H, W)``: at least `CELL` pixels each."""
     return max(4, min(GRID, min(x.shape[-2:]) // CELL))
 
 
@@ -47,10 +47,10 @@ class ConvAutoencoder(nn.Module):
     within a hundred steps.
     """
 
-    def __init__(self, grid: int = GRID, width: int = 24) -> None:
+    def __init__(self, grid: int = GRID, channels: int = 3, width: int = 24) -> None:
         super().__init__()
         self.grid = grid
-        self.down1 = nn.Conv2d(3, width, 3, stride=2, padding=1)
+        self.down1 = nn.Conv2d(channels, width, 3, stride=2, padding=1)
         self.down2 = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
         self.down3 = nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1)
         self.up = nn.Conv2d(4 * width + 2 * width, 2 * width, 3, padding=1)
@@ -58,7 +58,7 @@ class ConvAutoencoder(nn.Module):
         self.residual = nn.Parameter(torch.zeros(1, 1, grid, grid))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mask logits ``(H, W)`` of a normalised image ``(3, H, W)``."""
+        """Mask logits ``(H, W)`` of a normalised image ``(channels, H, W)``."""
         small = F.adaptive_avg_pool2d(x[None], 2 * self.grid)
         fine = F.relu(self.down2(F.relu(self.down1(small))))
         coarse = F.interpolate(F.relu(self.down3(fine)), size=fine.shape[-2:], mode="bilinear")
@@ -75,17 +75,19 @@ class FreeLogits(nn.Module):
         self.residual = nn.Parameter(torch.zeros(1, 1, grid, grid))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mask logits ``(H, W)`` of a normalised image ``(3, H, W)``."""
+        """Mask logits ``(H, W)`` of a normalised image ``(channels, H, W)``."""
         return F.interpolate(self.residual, size=x.shape[-2:], mode="bilinear")[0, 0]
 
 
 class UNet(nn.Module):
     """The published generator: a U-Net ``3→32→64→128→256→512`` without normalisation layers."""
 
-    def __init__(self, widths: tuple[int, ...] = (32, 64, 128, 256, 512)) -> None:
+    def __init__(
+        self, channels: int = 3, widths: tuple[int, ...] = (32, 64, 128, 256, 512)
+    ) -> None:
         super().__init__()
         self.encoder = nn.ModuleList(
-            _double(cin, cout) for cin, cout in zip((3, *widths), widths, strict=False)
+            _double(cin, cout) for cin, cout in zip((channels, *widths), widths, strict=False)
         )
         pairs = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.upsample = nn.ModuleList(
@@ -95,7 +97,7 @@ class UNet(nn.Module):
         self.last = nn.Conv2d(widths[0], 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mask logits ``(H, W)`` of a normalised image ``(3, H, W)``, sides at least 16."""
+        """Mask logits ``(H, W)`` of a normalised image ``(channels, H, W)``, sides at least 16."""
         size = x.shape[-2:]
         stride = 2 ** len(self.upsample)
         pad = (0, -size[1] % stride, 0, -size[0] % stride)
@@ -112,11 +114,11 @@ class UNet(nn.Module):
 
 
 GENERATORS: dict[str, Callable[[Tensor], nn.Module]] = {
-    "autoencoder": lambda x: ConvAutoencoder(grid_for(x)),
+    "autoencoder": lambda x: ConvAutoencoder(grid_for(x), len(x)),
     "free": lambda x: FreeLogits(grid_for(x)),
-    "unet": lambda x: UNet(),
+    "unet": lambda x: UNet(len(x)),
 }
-"""Each builds, for an image ``(3, H, W)``, a module that maps it to mask logits ``(H, W)``."""
+"""Each builds for an image ``(channels, H, W)`` a module that maps it to mask logits ``(H, W)``."""
 
 
 def fitted(name: str, x: Tensor, guess: Tensor, seed: int) -> nn.Module:
@@ -126,7 +128,7 @@ def fitted(name: str, x: Tensor, guess: Tensor, seed: int) -> nn.Module:
 
     Args:
         name: A key of `GENERATORS`.
-        x: Normalised image ``(3, H, W)``.
+        x: Normalised image ``(channels, H, W)``.
         guess: Logits ``(H, W)``.
         seed: Of the filters' initial values.
     """
@@ -148,7 +150,7 @@ def fitted(name: str, x: Tensor, guess: Tensor, seed: int) -> nn.Module:
 
 
 def seeded(name: str, x: Tensor, seed: int) -> nn.Module:
-    """A generator of `GENERATORS` for an image ``(3, H, W)``, its initial values from a seed."""
+    """A generator of `GENERATORS` for an image ``(channels, H, W)``, initialised from a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         generator = GENERATORS[name](x).to(x.device)
@@ -163,7 +165,7 @@ class MaskScorer:
 
     Args:
         generator: See `fitted`.
-        x: Normalised image ``(3, H, W)``.
+        x: Normalised image ``(channels, H, W)``.
     """
 
     def __init__(self, generator: nn.Module, x: Tensor) -> None:

@@ -24,8 +24,8 @@ class Pixels:
     """The pixels of one image, for one class.
 
     Args:
-        classifier: Frozen by the caller; with a contrast it chooses between two classes only.
-        x: Normalised image ``(3, H, W)``.
+        classifier: Frozen by the caller; it may choose between two things only.
+        x: Normalised image ``(channels, H, W)``.
         label: Index of the class among the classifier's logits.
         allowed: Boolean ``(H, W)``; pixels that the mask may keep.
     """
@@ -51,7 +51,7 @@ class Pixels:
         return Perturbation(drawn.kind, -drawn.value, drawn.random, drawn.removal)
 
     def perturbed(self, keep: Tensor, by: Perturbation) -> Tensor:
-        """The composite ``(3, H, W)`` of a mask ``(H, W)``."""
+        """The composite ``(channels, H, W)`` of a mask ``(H, W)``."""
         if keep.dtype == torch.bool:
             return torch.where(keep ^ by.removal, self._x, by.value)
         keep = 1 - keep if by.removal else keep

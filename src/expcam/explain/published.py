@@ -72,7 +72,7 @@ def solve_published(
         probability = torch.sigmoid(generator(x)) * allowed
         backgrounds = bg.draw(recipe.backgrounds, x, rng)
         masks = straight_through(probability).expand(len(backgrounds), 1, -1, -1)
-        with tapped(classifier.module, list(activations)) as outputs:
+        with tapped(classifier.network, list(activations)) as outputs:
             logits = classifier.logits(masks * x + (1 - masks) * backgrounds)
         seen = Observation(
             probability=probability, logits=logits, activations=outputs, reference=reference

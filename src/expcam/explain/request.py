@@ -1,5 +1,6 @@
 """What can be asked of an explanation. Importing this module does not load torch."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from expcam.errors import OptionError
@@ -12,6 +13,32 @@ an autoencoder; ``free``: the same search with bare mask logits; ``paper``: the 
 with its fixed weights."""
 SEEDS = 2**31
 """Seeds lie below this; a generator looks at 32 bits, and the upper half is for evaluation."""
+
+
+Target = int | str | None
+Targets = Target | Iterable[Target]
+"""One class for several images, or one for each."""
+
+
+def for_each(name: str, given: Targets, images: int) -> list[Target]:
+    """The class for each image: of a list its own, else the same for all.
+
+    Args:
+        name: What is given.
+        given: An index or a label, or a list, array or tensor of them.
+        images: How many there are.
+
+    Raises:
+        OptionError: There are more or fewer.
+    """
+    # A number that numpy or torch keep, as `argmax` gives it, is no list.
+    alone = given is None or isinstance(given, str) or getattr(given, "ndim", None) == 0
+    if alone or not isinstance(given, Iterable):
+        return [given] * images  # type: ignore[list-item]
+    each = list(given)
+    if len(each) != images:
+        raise OptionError(f"{name} names {len(each)} classes for {images} images")
+    return each
 
 
 @dataclass(frozen=True, kw_only=True)

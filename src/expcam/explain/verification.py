@@ -34,15 +34,15 @@ class Verification:
     passes: int
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predictions(classifier: Classifier, x: Tensor, masks: Tensor, backgrounds: Tensor) -> Tensor:
     """Logits of every mask on every background.
 
     Args:
         classifier: A frozen classifier.
-        x: Normalised image ``(3, H, W)``.
+        x: Normalised image ``(channels, H, W)``.
         masks: Boolean ``(n, H, W)``.
-        backgrounds: ``(k, 3, H, W)``.
+        backgrounds: ``(k, channels, H, W)``.
 
     Returns:
         Logits ``(n, k, classes)``.

@@ -83,7 +83,8 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, maxima: Tensor) -> Tensor:
         ctx.size = x.shape
-        return maxima.view_as(maxima)
+        ctx.mark_dirty(maxima)  # a view of it could not be overwritten by what follows
+        return maxima
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from expcam.classifier.model import BATCH, Classifier
+from expcam.classifier.network import unwrapped
 from expcam.classifier.precision import InBfloat16, computes_in_bfloat16
 from expcam.search.gradients import SmoothedGradients
 
@@ -14,7 +15,7 @@ WORDS = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 class ClassifierModel:
-    """Runs a frozen classifier on inputs ``(3, H, W)``.
+    """Runs a frozen classifier on inputs ``(channels, H, W)``.
 
     Steps run in bfloat16 where the device computes in it; checks never do, because what they find
     is returned.
@@ -30,7 +31,7 @@ class ClassifierModel:
             mixed = computes_in_bfloat16(classifier.device)
         self._fast: nn.Module | None = None
         if mixed:
-            self._fast = InBfloat16(classifier.module, folded=True)
+            self._fast = InBfloat16(unwrapped(classifier.module), folded=True)
 
     def with_gradient(self, inputs: Sequence[Tensor], *, smoothed: bool) -> Tensor:
         """Logits ``(n, classes)`` of all classes, for a step."""
@@ -45,7 +46,7 @@ class ClassifierModel:
                     self._fast = None  # not every operation exists in bfloat16
             return self._classifier.all_logits(batch)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def logits(self, inputs: Sequence[Tensor]) -> Tensor:
         """Logits ``(n, classes)`` of all classes, for a check."""
         rows = [

@@ -150,7 +150,7 @@ def ablate(
     require_autograd("ablate")
     # Only the shapes of this image matter.
     x = classifier.prepare(np.zeros((256, 256, 3), np.uint8)).input
-    with frozen(classifier.module) as module:
+    with frozen(classifier.network) as module:
         with torch.no_grad():
             ablations = ablations_of(record(module, x[None]), one_position=True)
         for layer, channel in nodes:

@@ -204,7 +204,7 @@ def verify_circuit(
         "nodes": score_name(facts["nodes"], NODE_SCORES, "node"),
         "edges": score_name(facts["edges"].removesuffix(BY_GRADIENT), EDGE_SCORES, "edge"),
     }
-    with frozen(classifier.module) as module:
+    with frozen(classifier.network) as module:
         others = [classifier.prepare(each).input for each in reference]
         control = weight_randomised(module, rng)
         for place, image in enumerate(images):
@@ -253,7 +253,7 @@ def necessary_channels(
     require_autograd("necessary_channels")
     check_classifier("circuit", circuit.graph.graph.get("classifier"), classifier.name)
     label, rival = _class_of(circuit)
-    with frozen(classifier.module) as module:
+    with frozen(classifier.network) as module:
         subject = Nodes(classifier, module, _input_of(classifier, image), label)
         subject.chosen(circuit)
         nodes = [key for key, data in circuit.graph.nodes(data=True) if data["kind"] == "channel"]

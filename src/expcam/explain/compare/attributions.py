@@ -26,8 +26,8 @@ class Baseline:
     Attributes:
         title: What people call it.
         note: What its map shows, in a few words.
-        attribute: Maps a classifier, a normalised image ``(3, H, W)`` and a class index to an
-            attribution map ``(H, W)`` on the image's device; higher means more important.
+        attribute: Maps a classifier, a normalised image ``(channels, H, W)`` and a class index to
+            an attribution map ``(H, W)`` on the image's device; higher means more important.
     """
 
     title: str
@@ -49,8 +49,8 @@ def gradcam(classifier: Classifier, x: Tensor, label: int) -> Tensor:
     from expcam.classifier.frozen import frozen
     from expcam.classifier.taps import stage_outputs
 
-    with frozen(classifier.module) as module:
-        with torch.inference_mode():
+    with frozen(classifier.network) as module:
+        with torch.no_grad():
             _, stages = stage_outputs(classifier, x)
         last = list(stages)[-1] if stages else ""
         if not last or stages[last].ndim != 4:
@@ -67,7 +67,7 @@ def gradcam(classifier: Classifier, x: Tensor, label: int) -> Tensor:
 def integrated_gradients(classifier: Classifier, x: Tensor, label: int) -> Tensor:
     """Integrated Gradients from the mean colour (Sundararajan et al., arXiv 1703.01365).
 
-    The absolute attributions of the three colours are summed; the map is then averaged over
+    The absolute attributions of the channels are summed; the map is then averaged over
     5×5 pixels, without which single pixels would be kept that no classifier recognises.
     """
     from captum.attr import IntegratedGradients
@@ -93,8 +93,8 @@ def occlusion(classifier: Classifier, x: Tensor, label: int) -> Tensor:
     with frozen(classifier.module):
         drop: Tensor = Occlusion(classifier.logits).attribute(
             x[None],
-            sliding_window_shapes=(3, patch, patch),
-            strides=(3, max(1, patch // 2), max(1, patch // 2)),
+            sliding_window_shapes=(len(x), patch, patch),
+            strides=(len(x), max(1, patch // 2), max(1, patch // 2)),
             target=label,
             perturbations_per_eval=16,
         )

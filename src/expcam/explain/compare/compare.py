@@ -8,7 +8,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from expcam.classifier.contrast import LEADING
 from expcam.classifier.frozen import frozen, require_autograd
 from expcam.classifier.model import Classifier
 from expcam.classifier.precision import flushed_denormals
@@ -56,12 +55,14 @@ def compare(
     check_methods(methods)
     require_autograd("comparing attributions")
     x = torch.from_numpy(explanation.input).to(classifier.device)
-    label = explanation.label
-    if explanation.contrast is not None:
-        classifier, label = classifier.between(label, explanation.contrast), LEADING
     backgrounds = evaluation_backgrounds(x, explanation.seed)
     rows: list[tuple[object, ...]] = []
     with frozen(classifier.module), flushed_denormals():
+        classifier, label = classifier.deciding(
+            explanation.label,
+            explanation.contrast,
+            multi_label=classifier.is_multi_label(x),
+        )
         probability = torch.from_numpy(explanation.probability).to(x)
         areas = _areas_needed(classifier, x, probability, backgrounds, label)
         mask_holds = (explanation.kept, explanation.robustness == 1)

@@ -1,7 +1,7 @@
 import torch
 
 import expcam
-from expcam.classifier.contrast import LEADING, Pair
+from expcam.classifier.choices import LEADING, Pair
 from tests.helpers import red_square
 
 
