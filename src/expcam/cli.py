@@ -22,6 +22,7 @@ from expcam.circuits.scores import (
     NODE_SCORES,
     TOP_K,
 )
+from expcam.classifier.sources import DEFAULT, FORMS
 from expcam.errors import ExpcamError, ExpcamWarning, OptionError
 from expcam.explain.compare.attributions import BASELINES, DEFAULT_METHODS
 from expcam.explain.objectives import DEFAULT_OBJECTIVE, EVALUATION, OBJECTIVES
@@ -41,9 +42,9 @@ Examples:
 
   expcam-circuit cat.jpg --out graph.html
 
-  expcam-circuit cat.jpg --out graph.html --model resnet18 --weights resnet18.safetensors
+  expcam-circuit cat.jpg --out graph.html --model resnet18 --weights mine.ckpt --labels names.txt
 
-  expcam-circuit cat.jpg --out circuit.graphml --model bundled --target "golden retriever"
+  expcam-circuit cat.jpg --out circuit.graphml --model timm/convnext_tiny --target tabby
 
 The suffix of --out picks the format: {", ".join(WRITERS)} (.csv makes a folder).
 
@@ -64,15 +65,17 @@ def command(
     ],
     model: Annotated[
         str,
-        typer.Option(
-            metavar="NAME",
-            help="auto, bundled, or any torchvision classification model. auto is ResNet-18 "
-            "where its weights can be had, else the bundled classifier.",
-        ),
-    ] = "auto",
+        typer.Option(metavar="NAME", help=f"The classifier: {FORMS}."),
+    ] = DEFAULT,
     weights: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Its weights: a .safetensors, .pt or .pth state dict."),
+        typer.Option(
+            metavar="FILE", help="Its weights: safetensors, a state dict or a checkpoint of torch."
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Names of its classes: lines, JSON or CSV."),
     ] = None,
     target: Annotated[
         str | None,
@@ -163,7 +166,7 @@ def command(
     circuit = CircuitRequest(top_k=top_k, nodes=nodes, edges=edges, granularity=granularity)
     with _status("loading torch"):
         check_requests(circuit, methods)
-    classifier, prepared = _load(image, model, weights, device)
+    classifier, prepared = _load(image, model, weights, labels, device)
     with _warnings_as_lines(), _progress() as progress:
         finding = find(
             classifier, prepared, mask, circuit, methods,
@@ -201,7 +204,7 @@ def main() -> NoReturn:
 
 
 def _load(
-    image: Path, model: str, weights: Path | None, device: str | None
+    image: Path, model: str, weights: Path | None, labels: Path | None, device: str | None
 ) -> tuple[Classifier, Prepared]:
     """The classifier, and the image prepared for it; a bad image is reported first."""
     from expcam.circuits.readout import check_readable
@@ -210,7 +213,7 @@ def _load(
 
     picture = open_image(image)
     with _status(f"loading classifier {model}"), _warnings_as_lines():
-        classifier = load_classifier(model, weights or "default", device=device)
+        classifier = load_classifier(model, weights or "default", labels=labels, device=device)
         prepared = replace(classifier.prepare(picture), source=image.name)
         check_readable(classifier, prepared.input)
     return classifier, prepared

@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 import expcam
 from expcam.circuits.readout import check_readable, select
 from expcam.circuits.scores import EDGE_SCORES
-from expcam.classifier.bundled import SmallResNet
+from expcam.classifier.sources.bundled import SmallResNet
 from expcam.errors import ClassifierError, OptionError
 from tests.helpers import keeping_everything, kernel
 

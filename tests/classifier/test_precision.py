@@ -1,6 +1,7 @@
 from collections.abc import Callable
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torchvision import models
@@ -74,6 +75,19 @@ def test_tied_weights() -> None:
         assert torch.allclose(InBfloat16(module)(x), module(x), atol=0.05)
 
 
+def test_depthwise_convolutions_with_a_stride_stay_in_float32() -> None:
+    # 1 + 1/256 is no number in bfloat16; each layer passes it on.
+    strides = {"depthwise": 2, "plain": 2, "unstrided": 1}
+    for kind, stride in strides.items():
+        groups = 1 if kind == "plain" else 2
+        layer = nn.Conv2d(2, 2, 1, stride=stride, groups=groups, bias=False)
+        with torch.no_grad():
+            layer.weight.copy_(torch.eye(2)[:, : 2 // groups, None, None] if groups == 1 else 1)
+        with frozen(layer):
+            output = InBfloat16(layer)(torch.full((1, 2, 4, 4), 1 + 1 / 256))
+        assert (float(output.max()) == 1 + 1 / 256) is (kind == "depthwise")
+
+
 def small_vit(num_classes: int) -> nn.Module:
     return VisionTransformer(
         image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64,
@@ -96,7 +110,7 @@ def test_it_gives_what_autocast_gives(build: Callable[..., nn.Module], side: int
         seen = x.clone().requires_grad_()
         output = fast(seen)
         output.sum().backward()
-    assert torch.allclose(output, expected, atol=1e-2 * float(expected.abs().max()))
+    assert torch.allclose(output, expected, atol=2e-2 * float(expected.abs().max()))
     assert seen.grad is not None
     assert torch.isfinite(seen.grad).all()
 
@@ -119,11 +133,17 @@ def batch_norms(module: nn.Module) -> int:
 @pytest.mark.parametrize(
     ("name", "left"),
     # Those of a densely connected network come before what they would be folded into.
-    [("resnet18", 0), ("mobilenet_v3_small", 0), ("densenet121", 62)],
+    [
+        ("resnet18", 0),
+        ("mobilenet_v3_small", 0),
+        ("densenet121", 62),
+        ("tf_efficientnet_lite0", 0),  # with timm's own layers
+    ],
 )
 def test_batch_norms_are_folded_and_nothing_changes(name: str, left: int) -> None:
     torch.manual_seed(0)
-    module = with_statistics(models.get_model(name, weights=None, num_classes=7))
+    build = timm.create_model if name.startswith("tf_") else models.get_model
+    module = with_statistics(build(name, num_classes=7).eval())
     x = torch.randn(2, 3, 96, 96)
     before = batch_norms(module)
     with frozen(module), torch.no_grad():
@@ -159,9 +179,22 @@ def test_what_cannot_be_folded_is_the_module_itself() -> None:
             output: torch.Tensor = self.second(self.convolution(self.first(self.convolution(x))))
             return output
 
+    class Forked(nn.Module):
+        """A convolution that is used without its batch norm as well."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.convolution(x)
+            output: torch.Tensor = self.norm(x) + x
+            return output
+
     hooked = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     assert without_batch_norms(hooked.eval()) is not hooked
     hooked[0].register_forward_hook(lambda _module, _inputs, output: output * 0)
-    for module in (Branching(), Twice(), hooked, nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())):
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    for module in (Branching(), Twice(), Forked(), hooked, plain):
         with frozen(module):
             assert without_batch_norms(module) is module

@@ -1,92 +1,140 @@
-"""Load a classifier by name: bundled, any of torchvision's, or weights from a file."""
+"""Load a classifier: by name, from a function of yours, or around a module."""
 
-import difflib
-import threading
-import urllib.request
-import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import nn
-from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 from torchvision.transforms._presets import ImageClassification
 
-from expcam.classifier.bundled import WEIGHTS_FILE, SmallResNet, bundled_classes, bundled_transform
-from expcam.classifier.checkpoints import fit_weights, read_state_dict
-from expcam.classifier.model import Classifier, Transform
-from expcam.errors import ClassifierError, ExpcamWarning
+from expcam.classifier.labels import Labels, label_names
+from expcam.classifier.model import Classifier
+from expcam.classifier.sources import DEFAULT, from_timm
+from expcam.classifier.sources.blueprint import Blueprint, Usage
+from expcam.classifier.sources.checkpoints import fit_weights, other_head, read_checkpoint
+from expcam.classifier.sources.from_function import REFERENCE, called
+from expcam.classifier.sources.label_files import read_labels
+from expcam.classifier.sources.names import blueprint_of
+from expcam.classifier.transforms import Transform
+from expcam.errors import ClassifierError
 
-AUTO = "auto"
-BUNDLED = "bundled"
-AUTO_MODEL = "resnet18"
-INCEPTIONS = ("googlenet", "inception_v3")
-PROBE_SECONDS = 4.5
+PUBLISHED = "default"
 
 
 def load_classifier(
-    model: str | nn.Module = AUTO,
-    weights: str | Path | None = "default",
+    model: str | nn.Module = DEFAULT,
+    weights: str | Path | None = PUBLISHED,
     *,
     transform: Transform | None = None,
-    labels: Sequence[str] | None = None,
+    labels: Labels | str | Path | None = None,
     device: str | torch.device | None = None,
 ) -> Classifier:
     """Load a classifier, ready to be explained.
 
     Args:
-        model: ``"auto"`` (torchvision's ResNet-18 where its weights are cached or can be
-            downloaded, else the bundled classifier, with an `ExpcamWarning`), ``"bundled"``, the
-            name of any torchvision classification model, or your own module.
-        weights: ``"default"`` for torchvision's own weights, the path of a ``.safetensors``,
-            ``.pt`` or ``.pth`` state dict, or None for random weights.
-        transform: Maps a PIL image to the normalised tensor ``(3, H, W)``; where None, the one
-            that torchvision publishes for the model.
-        labels: Class names in the order of the logits; where None, the model's published ones.
+        model: ``"efficientnet_lite0"``, which needs no network; ``"bundled"``, a small one for
+            tests and teaching; the name of one of torchvision's classifiers; ``"timm/NAME"``,
+            or ``"hf_hub:…"``, for one of timm's; ``"hf/NAME-OR-FOLDER"`` for one of Hugging
+            Face's transformers; ``"package.module:function"`` for what a function of yours
+            returns, a module or a `Classifier`; or your own module.
+        weights: ``"default"`` for those that were published, or those that your module has; the
+            path of a file that `torch.save` wrote or of safetensors: a state dict, or a training
+            checkpoint with one. Of a model by name the head gets as many classes as the file
+            has. None for random weights.
+        transform: Maps a PIL image to the normalised tensor ``(channels, H, W)``; where None, the
+            one that is published for the model, and for your own module that of its timm
+            configuration, else ImageNet's with 224 pixels.
+        labels: Class names in the order of the logits, or a file of them (see `read_labels`);
+            where None, the model's published ones.
         device: ``"cpu"``, ``"cuda"``, ``"mps"``…; where None, the best one there is. Your own
             module stays where it is, unless you name a device: then it is moved there.
 
     Raises:
-        ClassifierError: Unknown model, weights that cannot be had, read or fitted, no such device.
+        ClassifierError: Unknown model, weights that cannot be had, read or fitted, labels that
+            are not as many as the classes, no such device.
     """
     place = resolve_device(device)
-    if isinstance(model, nn.Module):
-        name = type(model).__name__
-        if weights not in ("default", None):
-            fit_weights(model, read_state_dict(weights), str(weights), name)
-        if device is not None:
-            model.to(place)
-        return Classifier(model, transform or ImageClassification(crop_size=224), labels, name=name)
-    if model == AUTO and weights != "default":
-        raise ClassifierError("weights belong to a model: name it, for instance `resnet18`")
-    if model == AUTO:
-        model = _best_available()
-    if model == BUNDLED:
-        if weights != "default":
-            raise ClassifierError("the bundled classifier comes with its weights")
-        module: nn.Module = SmallResNet(len(bundled_classes()))
-        fit_weights(module, read_state_dict(str(WEIGHTS_FILE)), str(WEIGHTS_FILE), BUNDLED)
-        names = labels or [name for _, name in bundled_classes()]
-        return Classifier(
-            module.eval().to(place), transform or bundled_transform(), names, name=BUNDLED
-        )
-    published = _published_weights(model)
-    # Convolutions of small batches are faster with channels last.
-    module = _build(model, published, weights).to(memory_format=torch.channels_last)
-    # These two undo ImageNet's normalisation inside the module, which then needs no transform.
-    own_scale = {"mean": (0.5,) * 3, "std": (0.5,) * 3} if model in INCEPTIONS else {}
-    return Classifier(
-        module.eval().to(place),
-        transform or published.transforms(**own_scale),
-        labels or published.meta["categories"],
-        name=model,
+    names = read_labels(labels) if isinstance(labels, str | Path) else labels
+    names = None if names is None else label_names(names)
+    if isinstance(model, str) and not REFERENCE.fullmatch(model):
+        return _by_name(blueprint_of(model), weights, transform, names, place)
+    made = called(model) if isinstance(model, str) else model
+    module = made.module if isinstance(made, Classifier) else made
+    if weights is not None and weights != PUBLISHED:
+        fit_weights(module, weights, type(module).__name__)
+    if device is not None:
+        module.to(place)
+    if isinstance(made, Classifier):
+        if transform is not None or names is not None:
+            raise ClassifierError(
+                f"`{model}` gives a classifier with its transform and labels: give none beside it"
+            )
+        return made
+    usage = (
+        from_timm.usage(module)
+        if hasattr(module, "pretrained_cfg")
+        else Usage(transform=ImageClassification(crop_size=224))
     )
+    return _used(module, usage, transform, names, type(module).__name__)
 
 
-def classifier_names() -> list[str]:
-    """Every name that `load_classifier` knows."""
-    return [AUTO, BUNDLED, *list_models(module=torchvision.models)]
+def _by_name(
+    blueprint: Blueprint,
+    weights: str | Path | None,
+    transform: Transform | None,
+    names: Sequence[str] | None,
+    place: torch.device,
+) -> Classifier:
+    classes: int | None = None
+    if weights == PUBLISHED:
+        module = blueprint.published()
+    elif weights is None:
+        classes = None if names is None else len(names)
+        module = blueprint.build(classes)
+    else:
+        module, classes = _with_weights(blueprint, weights)
+    usage = blueprint.usage(module)
+    if classes is not None:  # not those that the published labels name
+        usage = replace(usage, labels=None)
+    known = classes if usage.labels is None else len(usage.labels)
+    if names is not None and known is not None and len(names) != known:
+        raise ClassifierError(f"model `{blueprint.name}` has {known} classes, not {len(names)}")
+    # Convolutions of small batches are faster with channels last.
+    module = module.to(memory_format=torch.channels_last).eval().to(place)
+    return _used(module, usage, transform, names, blueprint.name)
+
+
+def _with_weights(blueprint: Blueprint, path: str | Path) -> tuple[nn.Module, int | None]:
+    """The module with weights from a file, and its number of classes where it is another."""
+    checkpoint = read_checkpoint(path)
+    module = blueprint.build(None)
+    tensors = checkpoint.fitting(module, blueprint.name, blueprint.training_only)
+    classes = other_head(module, tensors)
+    if classes is not None:
+        module = blueprint.build(classes)
+    checkpoint.load_into(module, tensors, blueprint.name)
+    return module, classes
+
+
+def _used(
+    module: nn.Module,
+    usage: Usage,
+    transform: Transform | None,
+    names: Sequence[str] | None,
+    name: str,
+) -> Classifier:
+    """A classifier with the transform and the labels that were asked for, or the usual ones."""
+    if transform is not None:
+        return Classifier(module, transform, names or usage.labels, name=name)
+    return Classifier(
+        module,
+        usage.transform,
+        names or usage.labels,
+        name=name,
+        mean=usage.mean,
+        std=usage.std,
+    )
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -113,79 +161,3 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         here = ", ".join(kind for kind, there in available.items() if there)
         raise ClassifierError(f"no device `{device}` on this machine; it has: {here}")
     return place
-
-
-def _best_available() -> str:
-    published = _published_weights(AUTO_MODEL)
-    if _cached(published) or url_answers(published.url, PROBE_SECONDS):
-        return AUTO_MODEL
-    warnings.warn(
-        f"no network and no cached weights of {AUTO_MODEL}: using the bundled classifier "
-        f"({len(bundled_classes())} everyday classes); choose with --model and --weights",
-        ExpcamWarning,
-        stacklevel=3,
-    )
-    return BUNDLED
-
-
-def _published_weights(name: str) -> WeightsEnum:
-    known = list_models(module=torchvision.models)
-    if name not in known:
-        near = difflib.get_close_matches(name, [AUTO, BUNDLED, *known], n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "one of torchvision's, for instance"
-        hint += "" if near else " resnet18, squeezenet1_0, convnext_tiny; or bundled"
-        raise ClassifierError(f"unknown model `{name}`; {hint}")
-    best: WeightsEnum = get_model_weights(name).DEFAULT
-    return best
-
-
-def _build(name: str, published: WeightsEnum, weights: str | Path | None) -> nn.Module:
-    if weights == "default":
-        if not _cached(published) and not url_answers(published.url, PROBE_SECONDS):
-            raise ClassifierError(
-                f"the weights of `{name}` are not in torch's cache and cannot be downloaded; "
-                f"give a file with --weights, or take --model {BUNDLED}"
-            )
-        try:
-            ready: nn.Module = get_model(name, weights=published)
-        except (OSError, RuntimeError, EOFError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise ClassifierError(f"cannot load the weights of `{name}`: {reason}") from error
-        if name in INCEPTIONS:
-            ready.transform_input = False  # type: ignore[assignment]
-        return ready
-    state = None if weights is None else read_state_dict(weights)
-    # They draw their weights slowly and say so, unless told whether to.
-    slow = {"init_weights": state is None} if name in INCEPTIONS else {}
-    module: nn.Module = get_model(name, weights=None, **slow)
-    if state is not None:
-        fit_weights(module, state, str(weights), name)
-    return module
-
-
-def _cached(weights: WeightsEnum) -> bool:
-    name = str(weights.url).rsplit("/", 1)[-1]
-    return (Path(torch.hub.get_dir()) / "checkpoints" / name).is_file()
-
-
-def url_answers(url: str, seconds: float) -> bool:
-    """Whether ``url`` sends its first bytes within ``seconds``.
-
-    A thread does the asking, because a name server that never answers is not covered by the
-    time limit of a connection.
-    """
-    answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            request = urllib.request.Request(url, headers={"Range": "bytes=0-1023"})
-            with urllib.request.urlopen(request, timeout=seconds) as response:
-                if response.read(1024):
-                    answered.set()
-        except (OSError, ValueError):
-            pass
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return answered.is_set()
