@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pytest
 import torch
@@ -20,7 +19,6 @@ from tests.helpers import EXAMPLES, SHARED, RedDetector
 
 if TYPE_CHECKING:
     from expcam.circuits.ablation.verification import CircuitCheck
-    from expcam.circuits.formats import Node
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -65,15 +63,6 @@ def cat_check(
     bundled: expcam.Classifier, cat: expcam.Explanation, cat_circuit: expcam.Circuit
 ) -> CircuitCheck:
     return expcam.verify_circuit(bundled, cat_circuit, [cat], draws=2)
-
-
-@pytest.fixture(scope="session")
-def cat_maps(
-    bundled: expcam.Classifier, cat: expcam.Explanation, cat_circuit: expcam.Circuit
-) -> list[tuple[Node, npt.NDArray[np.float32]]]:
-    from expcam.circuits.features import circuit_maps
-
-    return circuit_maps(bundled, torch.from_numpy(cat.input), cat_circuit, count=3)
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -27,9 +29,9 @@ from expcam.errors import ExpcamError, ExpcamWarning, OptionError
 from expcam.explain.compare.attributions import BASELINES, DEFAULT_METHODS
 from expcam.explain.objectives import DEFAULT_OBJECTIVE, EVALUATION, OBJECTIVES
 from expcam.explain.request import DEFAULT_RECIPE, RECIPES, Request
-from expcam.files import check_writable
+from expcam.files import check_writable, legible
 from expcam.graphs.exports import CSV_FILES, WRITERS, write_csv, writer_for
-from expcam.graphs.finding import CircuitRequest, check_requests, find
+from expcam.graphs.finding import CircuitRequest, check_requests, find, photographs_in
 
 if TYPE_CHECKING:
     from expcam.classifier.model import Classifier, Prepared
@@ -145,6 +147,12 @@ def command(
     instances: Annotated[
         bool, typer.Option("--instances", help="Also look for further objects of the class.")
     ] = False,
+    crops: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Photographs, to show on the page which drive a channel most."
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the findings as one JSON object.")
     ] = False,
@@ -163,6 +171,7 @@ def command(
     mask = Request(
         target=target, contrast=contrast, objective=objective, recipe=recipe, area=area, seed=seed
     )
+    photographs = [] if crops is None else photographs_in(crops)
     circuit = CircuitRequest(top_k=top_k, nodes=nodes, edges=edges, granularity=granularity)
     with _status("loading torch"):
         check_requests(circuit, methods)
@@ -170,7 +179,8 @@ def command(
     with _warnings_as_lines(), _progress() as progress:
         finding = find(
             classifier, prepared, mask, circuit, methods,
-            instances=instances, verify=verify, progress=progress,
+            instances=instances, verify=verify, photographs=photographs,
+            command=legible(shlex.join(["expcam-circuit", *sys.argv[1:]])), progress=progress,
         )  # fmt: skip
     from expcam.graphs.summary import as_dict, lines
     from expcam.graphs.wording import holding
@@ -187,6 +197,9 @@ def command(
 
 def main() -> NoReturn:
     """Run the command and exit: one line on standard error for a mistake, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a console may lack letters that a file's name has
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
         # Typer turns Ctrl-C into this code by itself.
@@ -214,7 +227,7 @@ def _load(
     picture = open_image(image)
     with _status(f"loading classifier {model}"), _warnings_as_lines():
         classifier = load_classifier(model, weights or "default", labels=labels, device=device)
-        prepared = replace(classifier.prepare(picture), source=image.name)
+        prepared = replace(classifier.prepare(picture), source=legible(image.name))
         check_readable(classifier, prepared.input)
     return classifier, prepared
 

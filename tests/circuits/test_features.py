@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 import expcam
-from expcam.circuits.features import activation_map, circuit_maps, top_crops
+from expcam.circuits.features import activation_map, top_crops
 from expcam.errors import ClassifierError, OptionError
 from tests.circuits.blocks import COLOURS, Attention
-from tests.helpers import EXAMPLES, RedDetector, keeping_everything, red_square
+from tests.helpers import EXAMPLES, RedDetector, red_square
 
 
 def test_a_map_shows_where_a_channel_fires() -> None:
@@ -43,6 +42,8 @@ def test_crops_are_of_what_a_channel_looks_at(tmp_path: Path) -> None:
     # A unit of `mix` sees two by two pixels, here the first of the red square.
     assert crops[0].box == (8, 20, 10, 22)
     assert crops[0].picture.shape == (2, 2, 3)
+    assert crops[0].fires.shape == (2, 2)
+    assert crops[0].fires.max() == pytest.approx(1, abs=0.3)
 
 
 def test_tokens_have_a_map_without_the_class_token() -> None:
@@ -68,20 +69,6 @@ def test_what_has_no_map() -> None:
         top_crops(classifier, ("mix", 0), [])
 
 
-def test_layers_without_a_map_are_passed_over() -> None:
-    x = torch.rand(3, 8, 8)
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5), nn.ReLU(), nn.Linear(5, 2)
-    ).eval()
-    classifier = expcam.Classifier(net, transform=lambda image: x)
-    circuit = expcam.read_circuit(classifier, keeping_everything(classifier, x, 1))
-    assert circuit.layers == ["0", "3", "5"]
-    ((node, fires),) = circuit_maps(classifier, x, circuit)
-    assert node[0] == "0"
-    assert fires.shape == (8, 8)
-
-
 def test_a_real_channel(
     bundled: expcam.Classifier, cat: expcam.Explanation, cat_circuit: expcam.Circuit
 ) -> None:
@@ -105,11 +92,7 @@ def test_a_float64_classifier(micro: expcam.Classifier) -> None:
     assert crop.activation == pytest.approx(4, rel=1e-4)
 
 
-def test_a_circuit_of_another_classifier_and_inference_mode(
-    micro: expcam.Classifier, cat_circuit: expcam.Circuit
-) -> None:
-    with pytest.raises(OptionError, match="the circuit is of classifier"):
-        circuit_maps(micro, COLOURS[0], cat_circuit)
+def test_inference_mode(micro: expcam.Classifier) -> None:
     with torch.inference_mode(), pytest.raises(ClassifierError, match="activation_map needs"):
         activation_map(micro, COLOURS[0], ("conv1", 1))
     with torch.inference_mode(), pytest.raises(ClassifierError, match="top_crops needs"):

@@ -1,114 +1,154 @@
-"""The page in a real browser."""
+"""The page in a real browser: what it shows, to whom, and that nothing leaves it."""
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pandas as pd
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page
 
 import expcam
-from expcam.circuits.ablation.verification import CircuitCheck
-from expcam.circuits.formats import Node
+from tests.graphs.made import (
+    HOSTILE,
+    made_check,
+    made_circuit,
+    made_explanation,
+    made_facts,
+    made_table,
+)
 
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def written(
-    cat: expcam.Explanation,
-    cat_circuit: expcam.Circuit,
-    cat_table: pd.DataFrame,
-    cat_check: CircuitCheck,
-    cat_maps: list[tuple[Node, npt.NDArray[np.float32]]],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    path = tmp_path_factory.mktemp("page") / "graph.html"
-    expcam.write_report(
-        path, cat, cat_circuit, cat_table, check=cat_check, necessary=[], maps=cat_maps
-    )
-    return path
+WCAG = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
 
 
 @pytest.fixture
-def opened(browser: Browser, written: Path) -> Iterator[Page]:
-    """The cat's page; at the end of the test there was no error and no request left it."""
-    page = browser.new_page(viewport={"width": 1440, "height": 1000})
-    problems: list[str] = []
-    page.on(
-        "console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None
+def opened(look: Any, made_page: Path) -> Iterator[Page]:
+    with look(made_page) as page:
+        yield page
+
+
+def opacities(page: Page) -> list[float]:
+    return page.eval_on_selector_all(
+        "#view-0 .stack img", "all => all.map(picture => Number(picture.style.opacity))"
     )
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on(
-        "request",
-        lambda r: (
-            problems.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None
-        ),
+
+
+def test_the_first_screen_answers_what_is_needed_and_what_it_holds_on(opened: Page) -> None:
+    assert opened.inner_text("h1") == "red"
+    assert "These 50% of the pixels are enough" in opened.inner_text("#view-0 .verdict")
+    figures = opened.locator("#view-0 .big").all_inner_texts()
+    assert figures == ["50%", "8 of 8", "lost", "7 channels"]
+    assert opened.locator("#view-0 .figures").bounding_box()["y"] < 900  # type: ignore[index]
+
+
+def test_a_slider_fades_from_the_photograph_to_the_explanation(opened: Page) -> None:
+    assert opacities(opened) == [1, 1, 0, 0]
+    opened.locator("#view-0 .slider").fill("1.5")
+    assert opacities(opened) == [1, 1, 0.5, 0]
+    opened.get_by_role("button", name="photograph", exact=True).click()
+    assert opacities(opened) == [1, 0, 0, 0]
+    opened.get_by_role("button", name="the rest", exact=True).click()
+    assert opacities(opened) == [1, 1, 1, 1]
+
+
+def test_each_object_has_its_tab(opened: Page) -> None:
+    first, second = opened.locator("#view-0"), opened.locator("#view-1")
+    assert (first.is_visible(), second.is_visible()) == (True, False)
+    opened.get_by_role("tab", name="object 2").click()
+    assert (first.is_visible(), second.is_visible()) == (False, True)
+    opened.keyboard.press("ArrowRight")
+    assert first.is_visible()
+
+
+def test_other_methods_are_cut_at_our_area_and_at_theirs(opened: Page) -> None:
+    assert "Grad-CAM needs 50% (2.0 times)" in opened.inner_text("#methods-section")
+    assert "no gradient" in opened.inner_text("#methods")
+    cards = opened.locator(".cards figure")
+    assert cards.count() == 2
+    for button, text in (
+        ("cut at this mask’s area", "its best 50% of the pixels"),
+        ("cut at the area it needs", "50% of the pixels keep the label on all backgrounds"),
+        ("what it shows", "class evidence in the last feature map"),
+    ):
+        opened.get_by_role("button", name=button).click()
+        assert text in cards.first.inner_text()
+        assert cards.first.locator("img:visible").count() == 1
+    opened.get_by_role("button", name="cut at the area it needs").click()
+    assert "no share of the pixels that was tried" in cards.nth(1).inner_text()
+
+
+def test_each_test_says_its_colour_and_its_control(opened: Page) -> None:
+    colours = opened.locator(".trust .mark").all_inner_texts()
+    assert colours == ["green: holds"] * 7
+    circuit = opened.locator(".trust li").nth(5).inner_text()
+    assert "0.90 of the whole model's logit" in circuit
+    assert "as many random channels give 0.10" in circuit
+    assert "late:7" in opened.inner_text("#trust-section")
+    opened.wait_for_selector("#curves .scatterlayer .point")
+    assert "the circuit itself" in (opened.text_content("#curves .legend") or "")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everybody_can_use_it(look: Any, made_page: Path, width: int, scheme: str) -> None:
+    with look(made_page, "#pin=mid%3A4", width=width, scheme=scheme) as page:
+        page.evaluate("document.getElementById('controls').open = true")
+        page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+        results = Axe().run(page, options=WCAG)
+        assert results.violations_count == 0, results.generate_report()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_on_paper_there_are_no_controls(opened: Page) -> None:
+    opened.emulate_media(media="print")
+    for selector in ("#tools", "#view-0 .slider", "#view-0 .stops"):
+        assert opened.locator(selector).is_hidden()
+    assert opened.locator("#drawing svg").last.is_visible()
+
+
+def test_hostile_texts_are_shown_as_text(look: Any, tmp_path: Path) -> None:
+    path = tmp_path / "g.html"
+    facts = made_facts()
+    facts.effects["instead"] = HOSTILE
+    expcam.write_report(
+        path,
+        made_explanation(HOSTILE, f"{HOSTILE}.jpg"),
+        made_circuit(label=HOSTILE),
+        made_table().assign(reason=["", "", HOSTILE, ""]),
+        circuits={HOSTILE: made_circuit(label=HOSTILE)},
+        check=made_check(),
+        channels=facts,
     )
-    page.goto(written.as_uri())
-    page.wait_for_selector("#circuit-figure .scatterlayer .point")
-    yield page
-    page.close()
-    assert problems == []
+    with look(
+        path, "#circuit=1&chosen=late%3A7&name=late%3A7%3D" + HOSTILE.replace("=", "%3D")
+    ) as page:
+        page.fill("#search", HOSTILE)
+        for selector in ("h1", "#view-0 .verdict", "#methods", "#without", "#panel h3", "#told"):
+            assert HOSTILE in page.inner_text(selector), selector
+        assert page.locator("img[src='x']").count() == 0
+        assert page.title() == f"{HOSTILE} · expcam"
 
 
-def test_the_page_shows_the_finding(opened: Page, cat: expcam.Explanation) -> None:
-    assert opened.inner_text("h1") == cat.label_name
-    assert "Grad-CAM" in opened.inner_text("#methods")
-    sizes = opened.eval_on_selector_all("img", "all => all.map(i => [i.naturalWidth, i.complete])")
-    assert len(sizes) == 4 + 3 + 3
-    assert all(width >= 400 and complete for width, complete in sizes)
+def test_a_script_that_is_not_the_pages_own_does_not_run(look: Any, made_page: Path) -> None:
+    refused: list[str] = []
+    with look(made_page, problems=refused) as page:
+        page.evaluate(
+            "const s = document.createElement('script'); s.text = 'window.hacked = 1';"
+            "document.body.append(s)"
+        )
+        assert page.evaluate("window.hacked") is None
+        page.evaluate("fetch('https://example.org').catch(() => 0)")
+        assert len(refused) == 2
+        assert all("Content Security Policy" in text for text in refused)
+        refused.clear()
 
 
-def test_the_page_tests_its_circuit(opened: Page) -> None:
-    opened.wait_for_selector("#curves-figure .scatterlayer .point")
-    legend = opened.locator("#curves-figure .legend").text_content() or ""
-    for name in ("relevance (this circuit's)", "random", "randomised", "the circuit itself"):
-        assert name in legend
-    text = opened.inner_text("body")
-    assert "as many random ones give" in text
-    assert "No single channel of the circuit is necessary" in text
-    # Figures are drawn where they fit: the star of the circuit lies inside its axes.
-    star = opened.locator("#curves-figure .scatterlayer .trace").last.locator(".point")
-    box, plot = star.bounding_box(), opened.locator("#curves-figure").bounding_box()
-    assert box is not None
-    assert plot is not None
-    assert plot["x"] < box["x"] < plot["x"] + plot["width"]
-
-
-def test_hovering_over_a_channel_tells_its_figures(opened: Page) -> None:
-    channel = opened.locator("#circuit-figure .scatterlayer .trace").last.locator(".point").first
-    channel.scroll_into_view_if_needed()
-    box = channel.bounding_box()
-    assert box is not None
-    opened.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    opened.wait_for_selector("#circuit-figure .hoverlayer .hovertext")
-    text = opened.text_content("#circuit-figure .hoverlayer") or ""
-    assert "channel" in text
-    assert "relevance" in text
-
-
-def test_more_edges_at_the_press_of_a_button(opened: Page) -> None:
-    count = "() => document.querySelectorAll('#circuit-figure .scatterlayer .js-line').length"
-    few = opened.evaluate(count)
-    opened.locator("#circuit-figure .updatemenu-button").nth(2).click()
-    opened.wait_for_function(f"({count})() > {few}")
-
-
-def test_labels_do_not_overlap(opened: Page) -> None:
-    boxes = opened.eval_on_selector_all(
-        "#circuit-figure .xtick text",
-        "all => all.map(t => t.getBoundingClientRect()).map(b => b.right)",
-    )
-    assert all(b - a > 15 for a, b in itertools.pairwise(boxes))
-    fits = "() => document.documentElement.scrollWidth <= window.innerWidth"
-    assert opened.evaluate(fits)
+def test_what_was_not_computed_says_what_would(look: Any, tmp_path: Path) -> None:
+    path = tmp_path / "g.html"
+    expcam.write_report(path, made_explanation(), made_circuit(), made_table().iloc[:1])
+    with look(path) as page:
+        text = page.inner_text("#trust-section")
+        assert text.count("not computed") == 2
+        assert "expcam-circuit square.png --out graph.html --verify" in text
+        assert "What the class is without it was not computed" in page.inner_text("#panel")
+    assert path.stat().st_size < 200_000  # without curves it needs no plotly

@@ -1,89 +1,123 @@
-import dataclasses
+import json
 import re
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 import expcam
-from expcam.circuits.ablation.verification import CircuitCheck
-from expcam.errors import FileFormatError
+from expcam.errors import FileFormatError, OptionError
 from expcam.graphs import report, wording
-from expcam.graphs.report import report_html
+from expcam.graphs.page import headline, provenance, trust
+from expcam.graphs.report import circuit_html, report_html
+from tests.graphs.made import (
+    HOSTILE,
+    made_check,
+    made_circuit,
+    made_explanation,
+    made_facts,
+    made_table,
+)
 
 
-def test_untrusted_text_is_escaped(
-    cat: expcam.Explanation, cat_circuit: expcam.Circuit, cat_table: pd.DataFrame
-) -> None:
-    evil = "<script>alert(1)</script>"
-    explanation = dataclasses.replace(cat, label_name=evil, source=f"{evil}.jpg", classifier=evil)
-    graph = cat_circuit.graph.copy()
-    graph.graph["label_name"] = evil
-    page = report_html(explanation, expcam.Circuit(graph), cat_table)
-    assert evil not in page
-    assert "&lt;script&gt;alert(1)" in page
+def block(page: str) -> dict[str, object]:
+    """The page's data."""
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page)
+    found: dict[str, object] = json.loads(text)
+    return found
 
 
-def test_the_page_names_what_it_needs_of_a_table(
-    cat: expcam.Explanation, cat_circuit: expcam.Circuit, cat_table: pd.DataFrame, tmp_path: Path
-) -> None:
+def test_untrusted_text_is_escaped_everywhere() -> None:
+    page = report_html(
+        made_explanation(HOSTILE, HOSTILE),
+        made_circuit(label=HOSTILE, wiring=f"modules: {HOSTILE}"),
+        made_table().assign(title=HOSTILE, reason=HOSTILE),
+        circuits={HOSTILE: made_circuit(label=HOSTILE)},
+        made=provenance.Provenance(weights="", device="", command=HOSTILE),
+    )
+    assert HOSTILE not in page
+    assert page.count("&lt;img src=x") > 8
+    assert block(page)["circuits"][1]["title"] == HOSTILE  # type: ignore[index]
+
+
+def test_a_text_that_ends_a_script_ends_none() -> None:
+    page = report_html(made_explanation(), made_circuit(label="</script>"), made_table())
+    assert page.count("</script>") == 2
+    assert block(page)["circuits"][0]["graph"]["label_name"] == "</script>"  # type: ignore[index]
+
+
+def test_only_the_pages_own_scripts_may_run_and_nothing_is_loaded() -> None:
+    page = report_html(made_explanation(), made_circuit(), made_table(), check=made_check())
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert "default-src &#39;none&#39;" in policy
+    assert policy.count("sha256-") == 2
+    assert "unsafe-inline" not in policy.split("script-src")[1].split(";")[0]
+    own = page[: page.index("plotly.js")]
+    assert "http:" not in own.replace("http://www.w3.org/2000/svg", "")
+    assert "https:" not in own
+
+
+def test_a_page_names_what_it_needs_of_a_table(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="no column `seconds`"):
         expcam.write_report(
-            tmp_path / "g.html", cat, cat_circuit, cat_table.drop(columns="seconds")
+            tmp_path / "g.html",
+            made_explanation(),
+            made_circuit(),
+            made_table().drop(columns="seconds"),
         )
     assert list(tmp_path.iterdir()) == []
 
 
-def test_instances_are_shown(
-    cat: expcam.Explanation, cat_circuit: expcam.Circuit, cat_table: pd.DataFrame
-) -> None:
-    page = report_html(cat, cat_circuit, cat_table, instances=[cat])
-    assert "Further instances" in page
-    assert "Instance 2" in page
-    assert "Further instances" not in report_html(cat, cat_circuit, cat_table)
+def test_circuits_of_different_classifiers_are_not_compared() -> None:
+    other = made_circuit(classifier="other")
+    with pytest.raises(OptionError, match="of different classifiers: made, other"):
+        report_html(made_explanation(), made_circuit(), made_table(), circuits={"b": other})
 
 
-def test_a_circuit_that_was_not_tested_or_not_followed_is_called_so(
-    cat: expcam.Explanation,
-    cat_circuit: expcam.Circuit,
-    cat_table: pd.DataFrame,
-    cat_check: CircuitCheck,
-) -> None:
-    untested = report_html(cat, cat_circuit, cat_table)
-    assert "no channel was ablated to test it" in untested
-    assert "edges come from gradients" not in untested
-    graph = cat_circuit.graph.copy()
-    graph.graph["wiring"] = "modules: a <b>reason</b>"
-    page = report_html(
-        cat, expcam.Circuit(graph), cat_table, check=cat_check, necessary=[("conv1", 3)]
+def test_a_circuit_that_was_not_followed_is_called_so() -> None:
+    page = report_html(made_explanation(), made_circuit(wiring="modules: why"), made_table())
+    assert "(modules: why); edges come from gradients" in page
+    assert "edges come from gradients" not in report_html(
+        made_explanation(), made_circuit(), made_table()
     )
-    assert "no channel was ablated" not in page
-    assert "<code>conv1:3</code>" in page
-    assert "a &lt;b&gt;reason&lt;/b&gt;); edges come from gradients" in page
 
 
-def test_a_method_that_did_not_run_has_its_reason_in_the_table_and_no_picture(
-    cat: expcam.Explanation, cat_circuit: expcam.Circuit, failed_table: pd.DataFrame
-) -> None:
-    table = failed_table.assign(reason=["", "", "needs a <feature> map"])
-    page = report_html(cat, cat_circuit, table)
-    assert '<td>Grad-CAM</td><td colspan="3" class="soft">needs a &lt;feature&gt; map</td>' in page
-    assert 'alt="Integrated Gradients"' in page
-    assert 'alt="Grad-CAM"' not in page
-    assert "nan" not in page.split("</table>")[0].split("<table")[1]
+def test_necessary_channels_are_named() -> None:
+    facts = made_facts()
+    page = report_html(made_explanation(), made_circuit(), made_table(), channels=facts)
+    assert "<code>late:7</code>" in page
+    facts.effects["kept"] = True
+    page = report_html(made_explanation(), made_circuit(), made_table(), channels=facts)
+    assert "No single channel of the circuit is necessary" in page
+
+
+def test_how_a_circuit_was_found_is_its_title() -> None:
+    found, readout = made_circuit(method="ablation"), made_circuit()
+    page = report_html(
+        made_explanation(), found, made_table(), circuits={"published readout": readout}
+    )
+    titles = [each["title"] for each in block(page)["circuits"]]  # type: ignore[attr-defined]
+    assert titles == ["discovered (ablation)", "published readout"]
 
 
 def test_the_number_of_backgrounds_is_the_one_that_was_used(
-    cat: expcam.Explanation,
-    cat_circuit: expcam.Circuit,
-    cat_table: pd.DataFrame,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module in (report, wording):
+    for module in (report, wording, headline, trust):
         monkeypatch.setattr(module, "EVALUATION", ("zero", "blur", "normal"))
-    robust = dataclasses.replace(cat, kept=True, robustness=1.0)
-    page = report.report_html(robust, cat_circuit, cat_table)
+    page = report.report_html(made_explanation(), made_circuit(), made_table())
     assert "on all 3 unseen backgrounds" in page
     assert "pixels, on all 3 backgrounds" in page
     assert "the share of 3 fillings" in page
-    assert not re.search(r"\beight\b", page[: page.index("<script>")])
+    assert "8 of 8" not in page
+
+
+def test_a_page_is_small(cat: expcam.Explanation, cat_circuit: expcam.Circuit) -> None:
+    page = report_html(cat, cat_circuit, made_table(), check=made_check())
+    assert len(page) < 3e6
+
+
+def test_a_circuit_alone_has_a_page(cat_circuit: expcam.Circuit) -> None:
+    page = circuit_html(cat_circuit)
+    assert 'id="drawing"' in page
+    assert "256 channels" in page
+    assert len(page) < 400_000

@@ -10,6 +10,7 @@ from expcam.circuits.ablation.choices import CIRCUIT, RANDOM
 from expcam.circuits.ablation.verification import CircuitCheck
 from expcam.graphs.finding import Finding
 from expcam.graphs.summary import as_dict, lines
+from tests.graphs.made import made_facts
 
 OUT = Path("g.html")
 
@@ -71,12 +72,12 @@ def test_one_json_object_without_nan(
     cat_check: CircuitCheck,
     failed_table: pd.DataFrame,
 ) -> None:
-    finding = finding_of(cat, cat_circuit, failed_table, check=cat_check, necessary=[("conv1", 3)])
+    finding = finding_of(cat, cat_circuit, failed_table, check=cat_check, channels=made_facts())
     found = json.loads(json.dumps(as_dict(finding, OUT, 2.0), allow_nan=False))
     assert found["label_name"] == "cat"
     assert found["holding"] in ("yes", "mostly", "no")
     assert found["nodes"] == cat_circuit.graph.number_of_nodes()
-    assert found["necessary_channels"] == [["conv1", 3]]
+    assert found["necessary_channels"] == [["late", 7]]
     ours, ran, failed = found["methods"]
     assert (ours["method"], ran["area_robust"]) == ("expcam", None)
     assert (failed["area_kept"], failed["reason"]) == (None, "no feature map")

@@ -1,15 +1,14 @@
 """What a channel responds to: where it fires in an image, and which images drive it most."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expcam.circuits.circuit import Circuit, check_classifier
 from expcam.circuits.formats import Node
 from expcam.circuits.trace.recording import Recording, record
 from expcam.circuits.trace.wiring import Kind
@@ -32,12 +31,14 @@ class Crop:
         activation: The channel's activation at its strongest place.
         box: Left, top, right, bottom in pixels of the classifier's input.
         picture: The crop, uint8 ``(h, w, 3)``, in the finer pixels of the photograph.
+        fires: The channel's activation there, as a share of its strongest, float32 ``(h, w)``.
     """
 
     image: int
     activation: float
     box: tuple[int, int, int, int]
     picture: npt.NDArray[np.uint8]
+    fires: npt.NDArray[np.float32]
 
 
 def activation_map(
@@ -62,43 +63,8 @@ def activation_map(
     """
     require_autograd("activation_map")
     x = classifier.prepare(image).input
-    with frozen(classifier.module) as module, torch.no_grad():
-        return _upsampled(_plane_or_error(record(module, x[None]), node), x)
-
-
-def circuit_maps(
-    classifier: Classifier, image: ImageSource | Tensor, circuit: Circuit, *, count: int = 8
-) -> list[tuple[Node, npt.NDArray[np.float32]]]:
-    """The most relevant channel of each of a circuit's last layers, and where it fires.
-
-    Args:
-        classifier: It is left as it was found.
-        image: As for `activation_map`.
-        circuit: One of this classifier.
-        count: How many layers at most; those whose channels have no map are passed over.
-
-    Returns:
-        Channels and their maps (see `activation_map`), in order of execution.
-
-    Raises:
-        OptionError: The circuit is not of this classifier.
-        ClassifierError: As for `activation_map`.
-    """
-    require_autograd("circuit_maps")
-    check_classifier("circuit", circuit.graph.graph.get("classifier"), classifier.name)
-    nodes = circuit.nodes
-    nodes = nodes[nodes["kind"] == "channel"]
-    best = nodes.loc[nodes.groupby("layer")["relevance"].idxmax()].sort_values("depth")
-    candidates = list(zip(best["layer"], best["channel"].astype(int), strict=True))
-    x = classifier.prepare(image).input
-    found: list[tuple[Node, npt.NDArray[np.float32]]] = []
-    with frozen(classifier.module) as module, torch.no_grad():
-        recording = record(module, x[None])
-        for node in reversed(candidates):
-            plane = _plane(recording, node)
-            if plane is not None and len(found) < count:
-                found.append((node, _upsampled(plane, x)))
-    return found[::-1]
+    with frozen(classifier.network) as module, torch.no_grad():
+        return _upsampled(plane_or_error(record(module, x[None]), node), x)
 
 
 def top_crops(
@@ -128,31 +94,73 @@ def top_crops(
         OptionError: No images, or no such layer or channel, or it has no map.
         ClassifierError: As for `activation_map`.
     """
+    return top_crops_of(classifier, [node], images, count=count, progress=progress)[node]
+
+
+def top_crops_of(
+    classifier: Classifier,
+    nodes: Sequence[Node],
+    images: Sequence[ImageSource | Tensor],
+    *,
+    count: int = 9,
+    progress: Progress = silent,
+) -> dict[Node, list[Crop]]:
+    """The same for several channels at once; each image is run twice at most.
+
+    Channels, and for the rest see `top_crops`.
+    """
     require_autograd("top_crops")
     if not images or count < 1:
         raise OptionError("top_crops needs at least one image and a count of at least 1")
-    found = []
-    with frozen(classifier.module) as module:
+    strongest = torch.zeros(len(nodes), len(images))
+    found: dict[Node, list[Crop]] = {node: [] for node in nodes}
+    with frozen(classifier.network) as module:
+        with torch.no_grad():
+            for place, image in enumerate(images):
+                recording = record(module, classifier.prepare(image).input[None])
+                for row, node in enumerate(nodes):
+                    strongest[row, place] = plane_or_error(recording, node).max()
+                progress("images", place + 1, len(images))
+        best = strongest.topk(min(count, len(images)), dim=1).indices.tolist()
         for place, image in enumerate(images):
-            prepared = classifier.prepare(image)
-            x = prepared.input[None].detach().requires_grad_()
-            with torch.enable_grad():
-                plane = _plane_or_error(record(module, x), node)
-                strongest = plane.flatten()[plane.argmax()]
-                (gradient,) = torch.autograd.grad(strongest, x)
+            wanted = [node for node, places in zip(nodes, best, strict=True) if place in places]
+            if wanted:
+                for node, crop in _crops(classifier, module, image, place, wanted):
+                    found[node].append(crop)
+    return {node: sorted(crops, key=lambda c: -c.activation) for node, crops in found.items()}
+
+
+def _crops(
+    classifier: Classifier,
+    module: nn.Module,
+    image: ImageSource | Tensor,
+    place: int,
+    nodes: Sequence[Node],
+) -> Iterator[tuple[Node, Crop]]:
+    """What each channel looks at in one image."""
+    prepared = classifier.prepare(image)
+    x = prepared.input[None].detach().requires_grad_()
+    finer = prepared.photo.shape[0] // x.shape[2]
+    with torch.enable_grad():
+        recording = record(module, x)
+        for node in nodes:
+            plane = plane_or_error(recording, node)
+            peak = plane.flatten()[plane.argmax()]
+            (gradient,) = torch.autograd.grad(peak, x, retain_graph=True)
             box = _box(gradient[0].abs().sum(0))
-            finer = prepared.photo.shape[0] // x.shape[2]
             left, top, right, bottom = (finer * side for side in box)
-            found.append(
+            fires = _upsampled(plane.detach(), x[0])
+            fires = fires.repeat(finer, axis=0).repeat(finer, axis=1)[top:bottom, left:right]
+            yield (
+                node,
                 Crop(
                     image=place,
-                    activation=float(strongest.detach()),
+                    activation=float(peak.detach()),
                     box=box,
                     picture=prepared.photo[top:bottom, left:right].copy(),
-                )
+                    fires=fires / max(float(peak.detach()), 1e-12),
+                ),
             )
-            progress("images", place + 1, len(images))
-    return sorted(found, key=lambda crop: -crop.activation)[:count]
 
 
 def _upsampled(plane: Tensor, x: Tensor) -> npt.NDArray[np.float32]:
@@ -161,14 +169,15 @@ def _upsampled(plane: Tensor, x: Tensor) -> npt.NDArray[np.float32]:
     return found
 
 
-def _plane_or_error(recording: Recording, node: Node) -> Tensor:
-    plane = _plane(recording, node)
+def plane_or_error(recording: Recording, node: Node) -> Tensor:
+    """A channel's activation over the image, ``(h, w)``; `OptionError` where it has none."""
+    plane = plane_of(recording, node)
     if plane is None:
         raise OptionError(f"channel {node[1]} of layer `{node[0]}` has no map over the image")
     return plane
 
 
-def _plane(recording: Recording, node: Node) -> Tensor | None:
+def plane_of(recording: Recording, node: Node) -> Tensor | None:
     """A channel's activation over the image, ``(h, w)``; None where it has no such map."""
     name, channel = node
     layer = recording.layers.get(name)

@@ -25,9 +25,10 @@ def write_html(path: Path, finding: Finding) -> None:
         finding.circuit,
         finding.table,
         instances=finding.instances,
+        circuits=finding.circuits,
         check=finding.check,
-        necessary=finding.necessary,
-        maps=finding.maps,
+        channels=finding.channels,
+        made=finding.made,
     )
 
 

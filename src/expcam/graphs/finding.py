@@ -7,21 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from expcam.errors import OptionError
 from expcam.explain.request import Request
 from expcam.progress import Progress, silent
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import pandas as pd
 
     from expcam.circuits.ablation.verification import CircuitCheck
+    from expcam.circuits.channels import ChannelFacts
     from expcam.circuits.circuit import Circuit
     from expcam.circuits.formats import Node
+    from expcam.classifier.images import ImageSource
     from expcam.classifier.model import Classifier, Prepared
     from expcam.explain.explanation import Explanation
+    from expcam.graphs.page.provenance import Provenance
+
+PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +38,33 @@ class Finding:
         circuit: Read on it.
         table: From `compare`.
         instances: Masks of further objects.
+        readout: The published readout beside it, where the circuit was found in another way.
+        whole: The readout of the whole photograph, background and all.
         check: From `verify_circuit`, where the circuit was tested.
-        necessary: Channels whose ablation alone loses the label; None where that was not tried.
-        maps: Channels, and where each fires in the photograph.
+        channels: From `channel_facts`: what each channel of the circuits does.
+        made: What it was made with.
     """
 
     explanation: Explanation
     circuit: Circuit
     table: pd.DataFrame
     instances: Sequence[Explanation] = ()
+    readout: Circuit | None = None
+    whole: Circuit | None = None
     check: CircuitCheck | None = None
-    necessary: Sequence[Node] | None = None
-    maps: Sequence[tuple[Node, npt.NDArray[np.float32]]] = ()
+    channels: ChannelFacts | None = None
+    made: Provenance | None = None
+
+    @property
+    def necessary(self) -> Sequence[Node] | None:
+        """Channels whose ablation alone loses the label; None where that was not tried."""
+        return None if self.channels is None else self.channels.necessary
+
+    @property
+    def circuits(self) -> dict[str, Circuit]:
+        """The circuits beside the first one, by title."""
+        titles = {"published readout": self.readout, "readout of the whole photograph": self.whole}
+        return {title: each for title, each in titles.items() if each is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +91,20 @@ def check_requests(circuit: CircuitRequest, methods: Sequence[str]) -> None:
     check_methods(methods)
 
 
+def photographs_in(folder: Path) -> list[Path]:
+    """The photographs of a folder, by name.
+
+    Raises:
+        OptionError: There is no such folder, or no photograph in it.
+    """
+    if not folder.is_dir():
+        raise OptionError(f"no such folder of photographs: `{folder}`")
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTOGRAPHS)
+    if not found:
+        raise OptionError(f"no photograph in `{folder}`: none ends in {', '.join(PHOTOGRAPHS)}")
+    return found
+
+
 def find(
     classifier: Classifier,
     image: Prepared,
@@ -80,6 +114,8 @@ def find(
     *,
     instances: bool = False,
     verify: bool = True,
+    photographs: Sequence[ImageSource] = (),
+    command: str = "",
     progress: Progress = silent,
 ) -> Finding:
     """Explain an image, read the circuit, and measure both beside other methods.
@@ -91,17 +127,23 @@ def find(
         circuit: What is asked of the circuit.
         methods: Keys of `BASELINES`.
         instances: Whether to look for further objects of the class.
-        verify: Whether to test the circuit by ablation.
+        verify: Whether to test the circuit by ablation, and each of its channels.
+        photographs: To take crops from that drive the channels most.
+        command: What was typed, for the record.
         progress: Called after each step.
 
     Raises:
         ExpcamError: See the texts of its kinds.
     """
+    from expcam.circuits.ablation.verification import verify_circuit
+    from expcam.circuits.channels import channel_facts
     from expcam.circuits.readout import read_circuit
     from expcam.classifier.precision import flushed_denormals
     from expcam.explain.api import explain_image
     from expcam.explain.compare.compare import compare
     from expcam.explain.instances import explain_instances
+    from expcam.graphs.page.channels import SHOWN
+    from expcam.graphs.page.provenance import provenance
 
     others: list[Explanation] = []
     if instances:
@@ -117,24 +159,23 @@ def find(
         first = explain_image(classifier, image, **vars(mask), progress=progress)
     with flushed_denormals():
         found = read_circuit(classifier, first, **vars(circuit))
+        whole = read_circuit(classifier, first, **vars(circuit), whole_image=True)
         table = compare(classifier, first, methods, progress=progress)
-        tested = _tested(classifier, first, found, progress) if verify else {}
-    return Finding(explanation=first, circuit=found, table=table, instances=others, **tested)
-
-
-def _tested(
-    classifier: Classifier, explanation: Explanation, circuit: Circuit, progress: Progress
-) -> dict[str, Any]:
-    """The fields of a `Finding` that say whether the circuit is what carried the decision."""
-    import torch
-
-    from expcam.circuits.ablation.verification import necessary_channels, verify_circuit
-    from expcam.circuits.features import circuit_maps
-
-    if circuit.graph.graph["wiring"] != "exact":
-        return {}
-    return {
-        "check": verify_circuit(classifier, circuit, [explanation], progress=progress),
-        "necessary": necessary_channels(classifier, circuit, explanation),
-        "maps": circuit_maps(classifier, torch.from_numpy(explanation.input), circuit),
-    }
+        exact = found.graph.graph["wiring"] == "exact"
+        check = channels = None
+        if verify and exact:
+            check = verify_circuit(classifier, found, [first], progress=progress)
+            channels = channel_facts(
+                classifier, [found, whole], first,
+                most=SHOWN, images=photographs, progress=progress,
+            )  # fmt: skip
+    return Finding(
+        explanation=first,
+        circuit=found,
+        table=table,
+        instances=others,
+        whole=whole,
+        check=check,
+        channels=channels,
+        made=provenance(classifier, command=command),
+    )

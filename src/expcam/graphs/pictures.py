@@ -2,6 +2,7 @@
 
 import base64
 import io
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -47,6 +48,23 @@ def heatmap(photo: Picture, attribution: npt.NDArray[np.floating]) -> Picture:
     weight = 0.35 + 0.4 * (fine[:, :, None] / 255)
     blended: Picture = (colour * weight + grey * (1 - weight)).astype(np.uint8)
     return blended
+
+
+def outlined_at(
+    explanation: Explanation, attribution: npt.NDArray[np.floating], area: float
+) -> Picture:
+    """The same of the share ``area`` of pixels with the highest attribution."""
+    count = max(1, round(area * attribution.size))
+    mask = np.zeros(attribution.size, np.bool_)
+    mask[np.argsort(-attribution.ravel(), kind="stable")[:count]] = True
+    return outlined(replace(explanation, mask=mask.reshape(attribution.shape)))
+
+
+def small(picture: Picture, side: int) -> Picture:
+    """A picture no larger than ``side`` pixels, its proportions kept."""
+    image = Image.fromarray(picture)
+    image.thumbnail((side, side))
+    return np.asarray(image)
 
 
 def data_uri(picture: Picture) -> str:

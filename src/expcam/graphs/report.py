@@ -1,38 +1,73 @@
 """The page: one HTML file that needs no network."""
 
-from collections.abc import Sequence
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
-import plotly.graph_objects as go
-import plotly.io
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from expcam.circuits.ablation.verification import CircuitCheck
+from expcam.circuits.channels import ChannelFacts
 from expcam.circuits.circuit import Circuit
-from expcam.circuits.formats import Node
+from expcam.circuits.formats import FORMAT
 from expcam.explain.compare.attributions import BASELINES
 from expcam.explain.explanation import Explanation
 from expcam.explain.objectives import EVALUATION
 from expcam.files import written_whole
-from expcam.graphs.figures import circuit_figure, faithfulness_figure
-from expcam.graphs.methods import method_rows
-from expcam.graphs.pictures import data_uri, heatmap, kept_pixels, outlined, removed_pixels
-from expcam.graphs.wording import (
-    circuit_verdict,
-    edge_meaning,
-    holding,
-    minimality,
-    share,
-    verdict,
+from expcam.graphs.figures import faithfulness_figure
+from expcam.graphs.methods import MethodRow, method_rows
+from expcam.graphs.page.channels import circuit_data
+from expcam.graphs.page.headline import Fact, better, circuit_fact, facts
+from expcam.graphs.page.provenance import REFERENCES, Provenance, made_with
+from expcam.graphs.page.trust import (
+    AMBER,
+    GREEN,
+    RED,
+    RULE,
+    UNKNOWN,
+    circuit_trials,
+    mask_trials,
 )
+from expcam.graphs.pictures import (
+    data_uri,
+    heatmap,
+    kept_pixels,
+    outlined,
+    outlined_at,
+    removed_pixels,
+    small,
+)
+from expcam.graphs.wording import circuit_title, edge_meaning, minimality, share, verdict
 
-_PLOTLY_CONFIG = {"displaylogo": False, "responsive": False, "modeBarButtonsToRemove": ["lasso2d"]}
+SCRIPTS = (
+    *("base.js", "state.js", "view.js", "paths.js", "maps.js", "drawing.js"),
+    *("panel.js", "controls.js", "pages.js", "main.js"),
+)
+"""In this order: each sees the names of those before it."""
+PLOTLY = "vendor/plotly-basic.min.js"
+MARKS = {GREEN: "green: holds", AMBER: "amber: in part", RED: "red: does not", UNKNOWN: UNKNOWN}
+CUTS = ("what it shows", "cut at this mask’s area", "cut at the area it needs")
+CUT_SIDE = 336
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """An explanation as the first screen shows it."""
+
+    name: str
+    explanation: Explanation
+    verdict: str
+    pictures: Sequence[tuple[str, str]]
+    ratio: str
 
 
 def write_report(
@@ -42,34 +77,38 @@ def write_report(
     table: pd.DataFrame,
     *,
     instances: Sequence[Explanation] = (),
+    circuits: Mapping[str, Circuit] | None = None,
     check: CircuitCheck | None = None,
-    necessary: Sequence[Node] | None = None,
-    maps: Sequence[tuple[Node, npt.NDArray[np.float32]]] = (),
+    channels: ChannelFacts | None = None,
+    made: Provenance | None = None,
 ) -> None:
     """Write the page of one explanation, whole or not at all.
 
     Args:
         path: The ``.html`` file.
         explanation: Shown as photograph, mask, what is kept and what is removed.
-        circuit: Shown as an interactive graph.
+        circuit: Shown as a drawing that can be asked.
         table: From `compare`; its attributions are shown beside the mask.
         instances: Further explanations of the class, each of another object.
+        circuits: Further circuits of the class by title, to look at or to compare with.
         check: From `verify_circuit` with ablation of nodes by zero; without it the page says that
             the circuit was not tested.
-        necessary: From `necessary_channels`.
-        maps: Channels, and where each fires in the photograph (see `activation_maps`).
+        channels: From `channel_facts`: what each channel of the circuits does.
+        made: From `provenance`: what it was made with.
 
     Raises:
         FileFormatError: The file cannot be written, or the table lacks a column.
+        OptionError: The circuits are of several classifiers.
     """
     page = report_html(
         explanation,
         circuit,
         table,
         instances=instances,
+        circuits=circuits,
         check=check,
-        necessary=necessary,
-        maps=maps,
+        channels=channels,
+        made=made,
     )
     with written_whole(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -81,62 +120,133 @@ def report_html(
     table: pd.DataFrame,
     *,
     instances: Sequence[Explanation] = (),
+    circuits: Mapping[str, Circuit] | None = None,
     check: CircuitCheck | None = None,
-    necessary: Sequence[Node] | None = None,
-    maps: Sequence[tuple[Node, npt.NDArray[np.float32]]] = (),
+    channels: ChannelFacts | None = None,
+    made: Provenance | None = None,
 ) -> str:
     """The page of one explanation as text; see `write_report`."""
     rows = method_rows(table)
-    environment = Environment(
-        loader=PackageLoader("expcam.graphs"), autoescape=True, undefined=StrictUndefined
-    )
-    environment.filters["share"] = share
-    figure = _html(circuit_figure(circuit), "circuit-figure")
-    curves = None if check is None else _html(faithfulness_figure(check), "curves-figure")
-    pictures = [
-        ("Photograph", "as the classifier sees its field of view", explanation.photo),
-        ("Mask", f"{share(explanation.area)} of the pixels", outlined(explanation)),
-        ("Explanation", "only the mask's pixels, on the mean colour", kept_pixels(explanation)),
-        ("Without the mask", "the rest of the photograph", removed_pixels(explanation)),
-    ]
-    attributions = [
-        (row.title, BASELINES[row.method].note, heatmap(explanation.photo, row.attribution))
-        for row in rows
-        if not row.ours and row.attribution is not None
-    ]
-    return environment.get_template("report.html").render(
+    tested = circuit_trials(check, explanation)
+    data = _circuits(circuit, circuits, channels)
+    if check is not None:
+        data["curves"] = json.loads(faithfulness_figure(check).to_json())
+
+    def first_facts(each: Explanation) -> list[Fact]:
+        return [*facts(each), circuit_fact(circuit, tested)] if each is explanation else facts(each)
+
+    return _page(
+        "report.html",
+        data,
+        plotly=check is not None,
+        title=f"{explanation.label_name} · expcam",
         explanation=explanation,
-        verdict=verdict(explanation),
-        holding=holding(explanation),
-        backgrounds=len(EVALUATION),
-        minimality=minimality(explanation),
-        pictures=[(title, note, data_uri(picture)) for title, note, picture in pictures],
-        attributions=[(title, note, data_uri(picture)) for title, note, picture in attributions],
-        instances=[(each, data_uri(outlined(each))) for each in instances],
-        rows=rows,
+        views=_views([explanation, *instances]),
+        facts=first_facts,
         circuit=circuit,
-        figure=figure,
-        curves=curves,
-        circuit_verdict=None if check is None else circuit_verdict(check),
-        necessary=necessary,
-        edge_meaning=edge_meaning(circuit.graph.graph["edges"]),
-        maps=[
-            (
-                layer,
-                channel,
-                circuit.graph.nodes.get((layer, channel), {}).get("relevance", float("nan")),
-                data_uri(heatmap(explanation.photo, fires)),
-            )
-            for (layer, channel), fires in maps
+        rule=RULE,
+        marks=MARKS,
+        trust=[("The mask", mask_trials(explanation, rows)), ("The circuit", tested)],
+        necessary=None if channels is None else channels.necessary,
+        curves=check is not None,
+        rows=rows,
+        better=better(rows),
+        backgrounds=len(EVALUATION),
+        cuts=CUTS,
+        attributions=[
+            {"title": row.title, "pictures": _cuts(explanation, row)}
+            for row in rows
+            if not row.ours and row.attribution is not None
         ],
-        plotly_js=Markup(get_plotlyjs()),
+        made=made_with(explanation, circuit, made),
+        command="" if made is None else made.command,
+        references=REFERENCES,
+        minimality=minimality(explanation),
+        edge_meaning=edge_meaning(circuit.graph.graph["edges"]),
         version=version("expcam"),
     )
 
 
-def _html(figure: go.Figure, name: str) -> Markup:
-    """A figure as plotly's HTML, which is not escaped again: its texts are escaped already."""
-    text = plotly.io.to_html(
-        figure, full_html=False, include_plotlyjs=False, config=_PLOTLY_CONFIG, div_id=name
+def circuit_html(circuit: Circuit) -> str:
+    """A page of a circuit alone."""
+    title = f"{circuit.graph.graph['label_name']} · expcam"
+    return _page("notebook.html", _circuits(circuit, {}, None), title=title, circuit=circuit)
+
+
+def _circuits(
+    circuit: Circuit, others: Mapping[str, Circuit] | None, channels: ChannelFacts | None
+) -> dict[str, Any]:
+    every = {circuit_title(circuit): circuit, **(others or {})}
+    return {"format": FORMAT, **circuit_data(every, channels)}
+
+
+def _views(explanations: Sequence[Explanation]) -> list[View]:
+    return [
+        View(
+            name=f"object {place}",
+            explanation=each,
+            verdict=verdict(each),
+            pictures=[
+                ("photograph", data_uri(each.photo)),
+                ("mask", data_uri(outlined(each))),
+                ("explanation", data_uri(kept_pixels(each))),
+                ("the rest", data_uri(removed_pixels(each))),
+            ],
+            ratio=f"{each.photo.shape[1]} / {each.photo.shape[0]}",
+        )
+        for place, each in enumerate(explanations, start=1)
+    ]
+
+
+def _cuts(explanation: Explanation, row: MethodRow) -> list[tuple[str, str]]:
+    """A method's map, its best pixels of our area, and those that it needs; each with a note."""
+    assert row.attribution is not None
+    needed = [(row.area_robust, "all backgrounds"), (row.area_kept, "the mean colour alone")]
+    known = [(area, where) for area, where in needed if not math.isnan(area)]
+    heat = heatmap(explanation.photo, row.attribution)
+    ours = outlined_at(explanation, row.attribution, explanation.area)
+    cuts = [
+        (data_uri(small(heat, CUT_SIDE)), BASELINES[row.method].note),
+        (data_uri(small(ours, CUT_SIDE)), f"its best {share(explanation.area)} of the pixels"),
+    ]
+    if not known:
+        return [*cuts, ("", "no share of the pixels that was tried keeps the label")]
+    area, where = known[0]
+    theirs = outlined_at(explanation, row.attribution, area)
+    note = f"{share(area)} of the pixels keep the label on {where}"
+    return [*cuts, (data_uri(small(theirs, CUT_SIDE)), note)]
+
+
+def _page(template: str, data: Mapping[str, Any], *, plotly: bool = False, **values: Any) -> str:
+    """A page with its scripts and its style inside, and a policy that allows nothing else."""
+    environment = Environment(
+        loader=PackageLoader("expcam.graphs"), autoescape=True, undefined=StrictUndefined
     )
-    return Markup(text)
+    environment.filters["share"] = share
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
+    folder = files("expcam.graphs") / "templates"
+
+    def text(name: str) -> Markup:
+        return Markup((folder / name).read_text(encoding="utf-8"))
+
+    own = Markup('"use strict";\n') + Markup("\n").join(map(text, SCRIPTS))
+    scripts = [own, text(PLOTLY)] if plotly else [own]
+    return environment.get_template(template).render(
+        **values,
+        data=data,
+        style=text("page.css"),
+        scripts=scripts,
+        policy=_policy(scripts),
+    )
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """What the page may load: its own scripts, known by their digest, and pictures inside it."""
+    digests = [
+        base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts
+    ]
+    known = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {known}; img-src data: blob:; style-src 'unsafe-inline'; "
+        "base-uri 'none'; form-action 'none'"
+    )

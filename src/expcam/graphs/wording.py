@@ -6,11 +6,13 @@ import pandas as pd
 
 from expcam.circuits.ablation.choices import CIRCUIT, RANDOM
 from expcam.circuits.ablation.verification import CircuitCheck
+from expcam.circuits.circuit import Circuit
 from expcam.circuits.scores import BY_GRADIENT
 from expcam.errors import OptionError
 from expcam.explain.explanation import Explanation
 from expcam.explain.objectives import EVALUATION, OBJECTIVES, REMOVAL
 
+READOUT = "readout"
 EDGE_MEANING = {
     "weight×activation": "L1 norm of the weights from source to target, every scale on the way "
     "folded in, times the source's activation.",
@@ -91,6 +93,12 @@ def verdict(explanation: Explanation) -> str:
         f"Without these {area} of the pixels the classifier no longer {says}. "
         f"On the mean colour they {alone} enough by themselves."
     )
+
+
+def circuit_title(circuit: Circuit) -> str:
+    """What a circuit is called beside others."""
+    method = circuit.graph.graph.get("method", READOUT)
+    return "published readout" if method == READOUT else f"discovered ({method})"
 
 
 def minimality(explanation: Explanation) -> str:

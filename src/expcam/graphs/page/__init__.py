@@ -1,0 +1,1 @@
+"""What the page is told: circuits and their channels, tests, and how it was made."""

@@ -1,0 +1,80 @@
+"""The first screen: a few figures with their plain meaning, and other methods in one sentence."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from expcam.circuits.circuit import Circuit
+from expcam.explain.explanation import Explanation
+from expcam.explain.objectives import EVALUATION
+from expcam.graphs.methods import MethodRow
+from expcam.graphs.page.trust import GREEN, UNKNOWN, Trial
+from expcam.graphs.wording import share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """A figure with its plain meaning."""
+
+    name: str
+    value: str
+    meaning: str
+
+
+def facts(explanation: Explanation) -> list[Fact]:
+    """The figures of a mask that everybody should know."""
+    e = explanation
+    says = f"prefers “{e.label_name}”" if e.contrast_name else f"says “{e.label_name}”"
+    if not e.predicted:
+        without = Fact(name="without them", value="–", meaning=f"it never {says}")
+    elif e.necessary:
+        without = Fact(name="without them", value="lost", meaning=f"the rest alone never {says}")
+    else:
+        without = Fact(name="without them", value="kept", meaning=f"the rest alone {says} as well")
+    return [
+        Fact(
+            name="pixels needed",
+            value=share(e.area),
+            meaning=f"of the photograph; on them alone the classifier {says}, "
+            f"confidence {share(e.masked_confidence)}",
+        ),
+        Fact(
+            name="holds on",
+            value=f"{round(len(EVALUATION) * e.robustness)} of {len(EVALUATION)}",
+            meaning="unseen backgrounds put in place of the other pixels; on a further one of "
+            f"noise with a probability of at least {share(e.bound)}",
+        ),
+        without,
+    ]
+
+
+def circuit_fact(circuit: Circuit, trials: Sequence[Trial]) -> Fact:
+    """The size of a circuit, and how far it was tested."""
+    graph = circuit.graph
+    channels = sum(data["kind"] == "channel" for _, data in graph.nodes(data=True))
+    tried = [trial for trial in trials if trial.colour != UNKNOWN]
+    good = sum(trial.colour == GREEN for trial in tried)
+    tested = f"{good} of {len(tried)} tests green" if tried else "a hypothesis: not tested"
+    return Fact(
+        name="the circuit",
+        value=f"{channels} channels",
+        meaning=f"in {len(circuit.layers) - 1} layers, {graph.number_of_edges()} edges; {tested}",
+    )
+
+
+def better(rows: Sequence[MethodRow]) -> str:
+    """In one sentence what other methods need beside the mask."""
+    (ours,) = (row.area_robust for row in rows if row.ours)
+    others = [row for row in rows if not row.ours and not row.reason]
+    where = f"the label on all {len(EVALUATION)} backgrounds"
+    if math.isnan(ours):
+        return f"No share of this mask’s pixels that was tried keeps {where}."
+    if not others:
+        return f"This mask needs {share(ours)} of the pixels to keep {where}."
+    needs = [
+        f"{row.title} never does"
+        if math.isnan(row.area_robust)
+        else f"{row.title} needs {share(row.area_robust)} ({row.area_robust / ours:.1f} times)"
+        for row in others
+    ]
+    return f"To keep {where} this mask needs {share(ours)} of the pixels; {', '.join(needs)}."

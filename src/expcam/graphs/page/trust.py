@@ -1,0 +1,215 @@
+"""Each test of a mask and of a circuit beside its control, green, amber or red by a stated rule."""
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from expcam.circuits.ablation.choices import CIRCUIT, RANDOM
+from expcam.circuits.ablation.verification import WITHIN, CircuitCheck
+from expcam.explain.explanation import Explanation
+from expcam.explain.objectives import EVALUATION, OBJECTIVES
+from expcam.graphs.methods import MethodRow
+from expcam.graphs.wording import keeping, share, unseen
+
+GREEN, AMBER, RED, UNKNOWN = "green", "amber", "red", "not computed"
+RULE = (
+    "Green: it holds, and the control does not. Amber: it holds in part, or the control does as "
+    "well. Red: it does not hold. Grey: nobody tried."
+)
+HALF = 0.5
+"""A decision needs a circuit without which less than so much of the logit is left."""
+CONTROLS = ("disc",)
+"""Methods that look neither at the image nor at the classifier."""
+QUESTIONS = {
+    "sufficient": "Is the circuit enough by itself?",
+    "discriminating": "Does it keep silent where its class is not?",
+    "necessary": "Is it needed?",
+    "specific": "Is it this photograph's own?",
+    "selective": "Is the class easier to carry than a wrong one?",
+    "stable": "Is the same circuit found again?",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One test.
+
+    Attributes:
+        question: What it asks.
+        colour: `GREEN`, `AMBER`, `RED` or `UNKNOWN`.
+        statement: What was found.
+        control: What stands beside it; empty where nothing does.
+        command: What would compute it, where it was not.
+    """
+
+    question: str
+    colour: str
+    statement: str
+    control: str = ""
+    command: str = ""
+
+
+def mask_trials(explanation: Explanation, methods: Sequence[MethodRow]) -> list[Trial]:
+    """The tests of a mask."""
+    e = explanation
+    asked = OBJECTIVES[e.objective]
+    missed = RED if asked.keeping else AMBER
+    return [
+        Trial(
+            question="Are these pixels enough?",
+            colour=GREEN if e.kept else missed,
+            statement=f"On the mean colour the classifier {_says(e.kept, e)}.",
+        ),
+        Trial(
+            question="Whatever stands around them?",
+            colour=_around(e),
+            statement=f"The label holds on {unseen(e)}, and on {e.draws_kept} of {e.draws} further "
+            f"draws of noise: with a probability of at least {share(e.bound)} on the next one "
+            "(95 % confidence). The search has seen none of them.",
+        ),
+        Trial(
+            question="Would the rest of the photograph do as well?",
+            colour=GREEN if e.necessary else (RED if asked.removal else AMBER),
+            statement=_without(e),
+        ),
+        Trial(
+            question="Could it be smaller?",
+            colour=GREEN if e.cell else AMBER,
+            statement=(
+                f"No component and no block of {e.cell}×{e.cell} pixels can be dropped: locally "
+                "minimal, not proven to be the smallest."
+                if e.cell
+                else "It was not pruned, or not to the end: it may be larger than need be."
+            ),
+        ),
+        _smaller(e, methods),
+    ]
+
+
+def circuit_trials(check: CircuitCheck | None, explanation: Explanation) -> list[Trial]:
+    """The tests of a circuit, or one that says how it would be tested."""
+    if check is None:
+        photograph = shlex.quote(explanation.source or "IMG")
+        return [
+            Trial(
+                question="Does the circuit hold without the rest?",
+                colour=UNKNOWN,
+                statement="The circuit is a hypothesis; no channel was ablated to test it.",
+                command=f"expcam-circuit {photograph} --out graph.html --verify",
+            )
+        ]
+    claims: pd.DataFrame | None = getattr(check, "claims", None)
+    if claims is None or claims.empty:
+        return _by_zero(check)
+    return [_claimed(row) for row in claims.to_dict("records")]
+
+
+def _claimed(row: Mapping[str, Any]) -> Trial:
+    """One row of `CircuitCheck.claims`."""
+    question = QUESTIONS.get(row["claim"], f"Is it {row['claim']}?")
+    if row["passes"] is None or pd.isna(row["passes"]):
+        return Trial(
+            question=question,
+            colour=UNKNOWN,
+            statement=row["statement"],
+            command="expcam.verify_circuit(classifier, circuit, [explanation], ...)",
+        )
+    control = row["control"]
+    if pd.isna(control):
+        beside, as_good = "none was run.", True
+    else:
+        beside, as_good = f"{control:.2f}.", control >= row["bar"]
+    return Trial(
+        question=question,
+        colour=RED if not row["passes"] else AMBER if as_good else GREEN,
+        statement=f"{row['statement']} {row['figure']:.2f}; at least {row['bar']:.2f} counts.",
+        control=beside,
+    )
+
+
+def _by_zero(check: CircuitCheck) -> list[Trial]:
+    """What ablation by zero says of a circuit beside random channels."""
+    _, rows = check.of("nodes", "zero")
+    if rows.empty:
+        return []
+    means = rows.groupby("method")[["faithfulness", "completeness", "size", "label_kept"]].mean()
+    ours, random = means.loc[CIRCUIT], means.loc[RANDOM]
+    near = abs(ours["faithfulness"] - 1) <= WITHIN
+    kept, good = ours["label_kept"] == 1, check.controls_as_good("zero")
+    needed, needs_any = (each["completeness"] < HALF for each in (ours, random))
+    return [
+        Trial(
+            question="Does the circuit hold without the rest?",
+            colour=RED if not kept else GREEN if near and not good else AMBER,
+            statement=f"With all other channels of its layers at zero, these {share(ours['size'])} "
+            f"of the channels give {ours['faithfulness']:.2f} of the whole model's logit, and the "
+            f"label {'holds' if kept else 'is lost'}. 1 is the whole model; "
+            f"{1 - WITHIN:.1f} to {1 + WITHIN:.1f} counts as near.",
+            control=f"as many random channels give {random['faithfulness']:.2f}."
+            + (f" Over all sizes these choose as well: {', '.join(good)}." if good else ""),
+        ),
+        Trial(
+            question="Does the decision need it?",
+            colour=RED if not needed else AMBER if needs_any else GREEN,
+            statement=f"Without these channels {ours['completeness']:.2f} of the logit is left; "
+            f"less than {HALF:.2f} counts.",
+            control=f"without as many random ones {random['completeness']:.2f} is left.",
+        ),
+    ]
+
+
+def _smaller(e: Explanation, methods: Sequence[MethodRow]) -> Trial:
+    """Whether other methods need more pixels to hold on all backgrounds."""
+    question = "Is it better than other methods?"
+    ours = [row.area_robust for row in methods if row.ours]
+    others = [row for row in methods if not row.ours and not row.reason]
+    if not ours or not others:
+        photograph = shlex.quote(e.source or "IMG")
+        return Trial(
+            question=question,
+            colour=UNKNOWN,
+            statement="No other method was run on this photograph.",
+            command=f"expcam-circuit {photograph} --out graph.html --baselines gradcam,ig,disc",
+        )
+    (own,) = ours
+    as_small = [row for row in others if not _more(row.area_robust, own)]
+    controlled = any(row.method in CONTROLS for row in as_small)
+    needs = ", ".join(f"{row.title} {share(row.area_robust)}" for row in others)
+    return Trial(
+        question=question,
+        colour=RED if controlled or math.isnan(own) else AMBER if as_small else GREEN,
+        statement=f"To keep the label on all {len(EVALUATION)} backgrounds it needs {share(own)} "
+        "of the pixels" + (" (a dash: no share was enough)." if math.isnan(own) else "."),
+        control=f"the others need: {needs}.",
+    )
+
+
+def _more(area: float, own: float) -> bool:
+    """Whether an area is larger than ours; none at all, NaN, is the largest."""
+    return math.isnan(area) or area > own
+
+
+def _around(e: Explanation) -> str:
+    """Whether the label holds on the unseen backgrounds; amber where nobody asked for it."""
+    asked = OBJECTIVES[e.objective]
+    if not asked.keeping or not asked.fresh:
+        return GREEN if e.robustness == 1 else AMBER
+    return {"yes": GREEN, "mostly": AMBER, "no": RED}[keeping(e)]
+
+
+def _says(kept: bool, e: Explanation) -> str:
+    if e.contrast is not None:
+        return f"{'prefers' if kept else 'does not prefer'} “{e.label_name}” to “{e.contrast_name}”"
+    return f"{'says' if kept else 'does not say'} “{e.label_name}”"
+
+
+def _without(e: Explanation) -> str:
+    if not e.predicted:
+        return f"The question does not arise: of the whole photograph it {_says(False, e)}."
+    if e.necessary:
+        return f"No: without the mask's pixels the classifier {_says(False, e)}."
+    return f"Yes: without the mask's pixels the classifier still {_says(True, e)}."

@@ -1,0 +1,97 @@
+// The first screen and the other methods: pictures that lie over each other, tabs, and buttons.
+
+function press(buttons, chosen) {
+  buttons.forEach((button, place) => button.setAttribute("aria-pressed", String(place === chosen)));
+}
+
+/** A slider that fades from one picture to the next. */
+function startViewer(viewer) {
+  const pictures = [...viewer.querySelectorAll(".stack img")];
+  const slider = viewer.querySelector(".slider");
+  const stops = [...viewer.querySelectorAll(".stops button")];
+  const show = () => {
+    const at = Number(slider.value);
+    pictures.forEach((picture, place) => {
+      picture.style.opacity = place === 0 ? 1 : Math.min(1, Math.max(0, at - place + 1));
+      picture.setAttribute("aria-hidden", String(Math.round(at) !== place));
+    });
+    slider.setAttribute("aria-valuetext", pictures[Math.round(at)].alt);
+    press(stops, Number.isInteger(at) ? at : -1);
+  };
+  slider.addEventListener("input", show);
+  stops.forEach((button, place) =>
+    button.addEventListener("click", () => {
+      slider.value = place;
+      show();
+    }),
+  );
+  show();
+}
+
+function startTabs() {
+  const tabs = [...document.querySelectorAll('[role="tab"]')];
+  const open = (chosen) => {
+    tabs.forEach((tab, place) => {
+      tab.setAttribute("aria-selected", String(place === chosen));
+      tab.tabIndex = place === chosen ? 0 : -1;
+      byId(`view-${place}`).hidden = place !== chosen;
+    });
+  };
+  tabs.forEach((tab, place) => {
+    tab.addEventListener("click", () => open(place));
+    tab.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!step) return;
+      const next = (place + step + tabs.length) % tabs.length;
+      open(next);
+      tabs[next].focus();
+    });
+  });
+  if (tabs.length) open(0);
+}
+
+function startCuts() {
+  const buttons = [...document.querySelectorAll("#cuts button")];
+  buttons.forEach((button, chosen) =>
+    button.addEventListener("click", () => {
+      press(buttons, chosen);
+      for (const figure of document.querySelectorAll(".cards figure")) {
+        [...figure.children].forEach((cut, place) => (cut.hidden = place !== chosen));
+      }
+    }),
+  );
+}
+
+function startPages() {
+  byId("controls").open = window.innerWidth > 720;
+  document.querySelectorAll(".viewer").forEach(startViewer);
+  startTabs();
+  startCuts();
+  for (const button of document.querySelectorAll("[data-to]")) {
+    button.addEventListener("click", () => byId(button.dataset.to).scrollIntoView({ behavior: "smooth" }));
+  }
+}
+
+/** The curves of faithfulness, in the page's colours. */
+function drawCurves() {
+  const frame = byId("curves");
+  if (!frame || !DATA.curves) return;
+  const style = getComputedStyle(document.documentElement);
+  const colour = (name) => style.getPropertyValue(name).trim();
+  const axis = { gridcolor: colour("--line"), linecolor: colour("--line"), zerolinecolor: colour("--line") };
+  const { layout } = DATA.curves;
+  Plotly.react(
+    frame,
+    DATA.curves.data,
+    {
+      ...layout,
+      width: Math.min(layout.width, Math.max(340, frame.parentElement.clientWidth - 8)),
+      font: { color: colour("--ink") },
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      xaxis: { ...layout.xaxis, ...axis },
+      yaxis: { ...layout.yaxis, ...axis },
+    },
+    { displaylogo: false, displayModeBar: false },
+  );
+}

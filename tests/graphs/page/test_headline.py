@@ -1,0 +1,43 @@
+import dataclasses
+
+import pytest
+
+from expcam.graphs.methods import method_rows
+from expcam.graphs.page.headline import better, circuit_fact, facts
+from expcam.graphs.page.trust import circuit_trials
+from tests.graphs.made import made_check, made_circuit, made_explanation, made_table
+
+
+@pytest.mark.parametrize(
+    ("changes", "values"),
+    [
+        ({}, ["50%", "8 of 8", "lost"]),
+        ({"necessary": False, "robustness": 0.5}, ["50%", "4 of 8", "kept"]),
+        ({"predicted": False, "area": 0.034}, ["3.4%", "8 of 8", "–"]),
+    ],
+)
+def test_figures_of_a_mask(changes: dict[str, object], values: list[str]) -> None:
+    found = facts(dataclasses.replace(made_explanation(), **changes))  # type: ignore[arg-type]
+    assert [fact.value for fact in found] == values
+    assert all(fact.meaning for fact in found)
+
+
+def test_the_figure_of_a_circuit_says_how_far_it_was_tested() -> None:
+    explanation = made_explanation()
+    tested = circuit_fact(made_circuit(), circuit_trials(made_check(), explanation))
+    assert tested.value == "7 channels"
+    assert tested.meaning == "in 3 layers, 10 edges; 2 of 2 tests green"
+    untested = circuit_fact(made_circuit(), circuit_trials(None, explanation))
+    assert untested.meaning.endswith("a hypothesis: not tested")
+
+
+def test_other_methods_in_one_sentence() -> None:
+    table = made_table()
+    assert better(method_rows(table)) == (
+        "To keep the label on all 8 backgrounds this mask needs 25% of the pixels; Grad-CAM needs "
+        "50% (2.0 times), Centred disc (control) never does."
+    )
+    assert better(method_rows(table[:1])).endswith("needs 25% of the pixels to keep the label on "
+                                                   "all 8 backgrounds.")  # fmt: skip
+    none = table.assign(area_robust=float("nan"))
+    assert better(method_rows(none)).startswith("No share of this mask’s pixels")

@@ -1,0 +1,118 @@
+import dataclasses
+
+import pandas as pd
+import pytest
+
+from expcam.graphs.methods import method_rows
+from expcam.graphs.page.trust import AMBER, GREEN, RED, UNKNOWN, circuit_trials, mask_trials
+from tests.graphs.made import made_check, made_explanation, made_table
+
+ROWS = method_rows(made_table())
+
+
+def colours(**changes: object) -> list[str]:
+    explanation = dataclasses.replace(made_explanation(), **changes)  # type: ignore[arg-type]
+    return [trial.colour for trial in mask_trials(explanation, ROWS)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, [GREEN, GREEN, GREEN, GREEN, GREEN]),
+        ({"kept": False}, [RED, RED, GREEN, GREEN, GREEN]),
+        ({"robustness": 5 / 8}, [GREEN, AMBER, GREEN, GREEN, GREEN]),
+        ({"robustness": 3 / 8}, [GREEN, RED, GREEN, GREEN, GREEN]),
+        ({"necessary": False}, [GREEN, GREEN, AMBER, GREEN, GREEN]),
+        ({"objective": "both", "necessary": False}, [GREEN, GREEN, RED, GREEN, GREEN]),
+        ({"cell": 0}, [GREEN, GREEN, GREEN, AMBER, GREEN]),
+        # What was not asked for is no failure.
+        (
+            {"objective": "necessary", "kept": False, "robustness": 0.0},
+            [AMBER, AMBER, GREEN, GREEN, GREEN],
+        ),
+        # Backgrounds other than the mean colour were not asked for.
+        ({"objective": "sufficient", "robustness": 1 / 8}, [GREEN, AMBER, GREEN, GREEN, GREEN]),
+    ],
+)
+def test_a_mask_is_judged_by_what_was_asked(
+    changes: dict[str, object], expected: list[str]
+) -> None:
+    assert colours(**changes) == expected
+
+
+@pytest.mark.parametrize(
+    ("gradcam", "disc", "colour"),
+    [
+        (0.5, float("nan"), GREEN),
+        (0.25, float("nan"), AMBER),
+        (0.1, 0.5, AMBER),
+        (0.5, 0.25, RED),
+    ],
+)
+def test_a_mask_that_is_no_smaller_than_a_control_is_red(
+    gradcam: float, disc: float, colour: str
+) -> None:
+    table = made_table().assign(area_robust=[0.25, gradcam, float("nan"), disc])
+    trial = mask_trials(made_explanation(), method_rows(table))[-1]
+    assert trial.colour == colour
+    assert "Grad-CAM" in trial.control
+    assert "Integrated" not in trial.control  # it did not run
+
+
+def test_without_other_methods_the_command_that_runs_them_is_given() -> None:
+    trial = mask_trials(made_explanation(source="my cat.png"), method_rows(made_table()[:1]))[-1]
+    assert trial.colour == UNKNOWN
+    assert trial.command == (
+        "expcam-circuit 'my cat.png' --out graph.html --baselines gradcam,ig,disc"
+    )
+
+
+@pytest.mark.parametrize(
+    ("faithfulness", "kept", "random", "colour"),
+    [
+        (0.9, True, 0.1, GREEN),
+        (1.5, True, 0.1, AMBER),  # it over-excites the class
+        (0.9, True, 0.95, AMBER),  # so do random channels
+        (0.9, False, 0.1, RED),
+    ],
+)
+def test_a_circuit_is_judged_beside_random_channels(
+    faithfulness: float, kept: bool, random: float, colour: str
+) -> None:
+    check = made_check(faithfulness, kept=kept, random=random)
+    holds, needed = circuit_trials(check, made_explanation())
+    assert holds.colour == colour
+    assert f"random channels give {random:.2f}" in holds.control
+    assert needed.colour == GREEN
+
+
+def test_a_circuit_that_random_channels_are_needed_as_much_as_is_amber() -> None:
+    check = made_check()
+    check.circuit.loc[check.circuit["method"] == "random", "completeness"] = 0.3
+    assert circuit_trials(check, made_explanation())[1].colour == AMBER
+    check.circuit["completeness"] = 0.7
+    assert circuit_trials(check, made_explanation())[1].colour == RED
+
+
+def test_a_circuit_that_was_not_tested_says_how_it_would_be() -> None:
+    (trial,) = circuit_trials(None, made_explanation())
+    assert trial.colour == UNKNOWN
+    assert trial.command == "expcam-circuit square.png --out graph.html --verify"
+
+
+def test_claims_are_told_where_there_are_any() -> None:
+    rows = [
+        ("sufficient", 0.95, 0.2, 0.9, True, "It keeps the label on 19 of 20 crops (mean)."),
+        ("necessary", 0.95, 0.92, 0.9, True, "Without it the label is lost."),
+        ("specific", 0.5, 0.2, 0.9, False, "Other photographs' circuits do as well."),
+        ("stable", float("nan"), float("nan"), 0.5, None, "Needs circuits of several seeds."),
+    ]
+    columns = ["claim", "figure", "control", "bar", "passes", "statement"]
+    check = made_check()
+    object.__setattr__(check, "claims", pd.DataFrame(rows, columns=columns).astype(object))
+    found = circuit_trials(check, made_explanation())
+    assert [trial.colour for trial in found] == [GREEN, AMBER, RED, UNKNOWN]
+    assert found[0].question == "Is the circuit enough by itself?"
+    assert found[0].statement.endswith("(mean). 0.95; at least 0.90 counts.")
+    assert found[0].control == "0.20."
+    assert found[3].command.startswith("expcam.verify_circuit")
