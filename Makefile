@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 .PHONY: demo test test-exhaustive test-all lint wheel-test clean help
 
 help:
-	@echo "make demo             explain examples/cat.jpg, write graph.html"
+	@echo "make demo             explain examples/panda.jpg, write graph.html"
 	@echo "make test             run the tests, but the exhaustive ones (a few minutes)"
 	@echo "make test-exhaustive  run those: every model, real weights at length"
 	@echo "make test-all         run both"
@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)
-	$(BIN)/expcam-circuit examples/cat.jpg --out graph.html
+	$(BIN)/expcam-circuit examples/panda.jpg --out graph.html
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not exhaustive"
@@ -49,7 +49,7 @@ wheel-test: $(READY)
 	build/wheel/venv/bin/python -m pip --quiet install --constraint constraints.txt build/wheel/*.whl --group test
 	cp -r tests examples notebooks pyproject.toml build/wheel/
 	cd build/wheel && venv/bin/python -m pytest -m "not exhaustive" --durations=0 --durations-min=20 \
-		tests/e2e tests/test_init.py tests/classifier/test_bundled.py
+		tests/e2e tests/test_init.py tests/classifier/sources/test_bundled.py tests/classifier/sources/test_lite0.py
 
 clean:
 	rm -rf $(VENV) build dist graph.html .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -89,6 +89,13 @@ def keeping_everything(
     )
 
 
+def predicted(classifier: expcam.Classifier, image: Path) -> tuple[str, float]:
+    """The class that a photograph is given, and how sure of it the classifier is."""
+    with torch.inference_mode():
+        shares = classifier.logits(classifier.prepare(image).input[None])[0].softmax(0)
+    return classifier.label_name(int(shares.argmax())), float(shares.max())
+
+
 def kernel(rows: list[list[float]]) -> Tensor:
     """Weights of a 1×1 convolution, ``(out, in, 1, 1)``."""
     return torch.tensor(rows, dtype=torch.float32)[:, :, None, None]

@@ -1,78 +1,29 @@
-import socket
-import threading
-import time
-from collections.abc import Iterator
+import json
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 from torch import nn
+from torchvision.models import squeezenet1_1
 
 import expcam
 from expcam.classifier import loading
+from expcam.classifier.sources.names import blueprint_of, classifier_names
 from expcam.errors import ClassifierError
 
 
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An empty torch cache and a network on which nothing answers."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(loading, "url_answers", lambda url, seconds: False)
-
-
-@pytest.fixture
-def silent_server() -> Iterator[str]:
-    """Accepts connections and never says a word."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        taken: list[socket.socket] = []
-
-        def accept() -> None:
-            try:
-                while True:
-                    taken.append(server.accept()[0])
-            except OSError:
-                pass
-
-        threading.Thread(target=accept, daemon=True).start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}/w.pth"
-        for connection in taken:
-            connection.close()
-        server.shutdown(socket.SHUT_RDWR)
-
-
-def test_a_network_that_swallows_packets_is_given_up_on(
-    silent_server: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    start = time.monotonic()
-    assert not loading.url_answers(silent_server, 1.0)
-    assert time.monotonic() - start < 3
-    assert loading.PROBE_SECONDS < 5
-
-
-def test_auto_falls_back_to_the_bundled_classifier_and_says_so(offline: None) -> None:
-    with pytest.warns(expcam.ExpcamWarning, match="using the bundled classifier"):
-        classifier = expcam.load_classifier()
-    assert classifier.name == "bundled"
-
-
-def test_published_weights_that_cannot_be_had(offline: None) -> None:
-    with pytest.raises(ClassifierError, match="cannot be downloaded; give a file with --weights"):
-        expcam.load_classifier("squeezenet1_0")
-
-
-def test_every_torchvision_classifier_has_a_name() -> None:
-    names = loading.classifier_names()
-    assert len(names) >= 82
-    assert {"auto", "bundled", "resnet18", "vit_b_16"} <= set(names)
+def test_names_that_need_no_prefix() -> None:
+    names = classifier_names()
+    assert names[:2] == ["efficientnet_lite0", "bundled"]
+    assert {"resnet18", "vit_b_16"} <= set(names)
     with pytest.raises(ClassifierError, match="unknown model `resnet19`; did you mean resnet1"):
-        expcam.load_classifier("resnet19")
-    with pytest.raises(ClassifierError, match="one of torchvision's"):
-        expcam.load_classifier("fcn_zzzz")
+        blueprint_of("resnet19")
+    with pytest.raises(ClassifierError, match=r"timm/NAME; hf/NAME-OR-FOLDER; package.module:func"):
+        blueprint_of("fcn_zzzz")
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".ckpt"])
 def test_weights_from_a_file(tmp_path: Path, suffix: str) -> None:
     random = expcam.load_classifier("squeezenet1_1", None, device="cpu")
     state = random.module.state_dict()
@@ -88,20 +39,48 @@ def test_weights_from_a_file(tmp_path: Path, suffix: str) -> None:
     assert loaded.labels[281] == "tabby"
 
 
-def test_options_that_contradict_each_other(tmp_path: Path) -> None:
-    with pytest.raises(ClassifierError, match="name it"):
-        expcam.load_classifier("auto", tmp_path / "w.pt")
-    with pytest.raises(ClassifierError, match="comes with its weights"):
-        expcam.load_classifier("bundled", tmp_path / "w.pt")
+@pytest.mark.parametrize("model", ["squeezenet1_1", "bundled"])
+def test_the_head_has_as_many_classes_as_the_file(model: str, tmp_path: Path) -> None:
+    trained = blueprint_of(model).build(3).eval()
+    torch.save(trained.state_dict(), tmp_path / "w.pt")
+    (tmp_path / "names.json").write_text(json.dumps({"0": "cat", "1": "dog", "2": "bird"}))
+    classifier = expcam.load_classifier(
+        model, tmp_path / "w.pt", labels=tmp_path / "names.json", device="cpu"
+    )
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(classifier.logits(x), trained(x), atol=1e-5)
+    assert classifier.labels == ("cat", "dog", "bird")
+    unnamed = expcam.load_classifier(model, tmp_path / "w.pt", device="cpu")
+    assert unnamed.label_name(2) == "class 2"
+    with pytest.raises(ClassifierError, match=f"model `{model}` has 3 classes, not 2"):
+        expcam.load_classifier(model, tmp_path / "w.pt", labels=["cat", "dog"])
+
+
+def test_labels_are_as_many_as_the_classes() -> None:
+    random = expcam.load_classifier("squeezenet1_1", None, labels=["no", "yes"], device="cpu")
+    assert random.logits(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
+    with pytest.raises(ClassifierError, match="model `bundled` has 103 classes, not 2"):
+        expcam.load_classifier("bundled", labels=["no", "yes"])
+    with pytest.raises(ClassifierError, match=r"no such labels file: `names.txt`"):
+        expcam.load_classifier("bundled", labels="names.txt")
+
+
+def test_devices() -> None:
     with pytest.raises(ClassifierError, match="no device `quantum`"):
         expcam.load_classifier("bundled", device="quantum")
+    assert loading.resolve_device("cpu") == torch.device("cpu")
 
 
-def test_your_own_module() -> None:
-    module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+def test_your_own_module(tmp_path: Path) -> None:
+    module = squeezenet1_1(num_classes=2)
     classifier = expcam.load_classifier(module, labels=["no", "yes"], device="cpu")
     assert classifier.module is module
-    assert classifier.name == "Sequential"
+    assert classifier.name == "SqueezeNet"
+    trained = squeezenet1_1(num_classes=2)
+    torch.save({"model_state_dict": trained.state_dict()}, tmp_path / "w.pt")
+    expcam.load_classifier(module, tmp_path / "w.pt")
+    assert torch.equal(module.classifier[1].weight, trained.classifier[1].weight)
 
 
 def test_your_own_module_stays_where_it_is_unless_a_device_is_named() -> None:

@@ -17,12 +17,14 @@ class Usage:
         labels: Names of the classes that it was trained for; None where nobody published them.
         mean: What the transform subtracts of each channel, where it does not tell itself.
         std: What it divides by then.
+        multi_label: Whether each class is a finding by itself; None where nobody says.
     """
 
     transform: Transform
     labels: tuple[str, ...] | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    multi_label: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import is_zipfile
+from zipfile import ZipFile, is_zipfile
 
 import safetensors.torch
 import torch
@@ -148,6 +148,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise ClassifierError(f"no such weights file: `{file}`")
     with file.open("rb") as opened:
         start = opened.read(9)
+    if _is_torchscript(file):
+        raise ClassifierError(
+            f"`{file}` is a TorchScript program: load it with torch.jit.load and give the module"
+        )
     try:
         if is_zipfile(file) or start[:1] == b"\x80":
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -164,8 +168,6 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         ) from error
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        if "TorchScript" in reason:
-            reason = "it is a TorchScript program: load it with torch.jit.load and give the module"
         raise ClassifierError(f"cannot read weights `{file}`: {reason}") from error
     states = dict(_states(content))
     if not states:
@@ -274,6 +276,13 @@ def _misfit(file: Path, model: str, kinds: Mapping[str, Sequence[str]]) -> str:
     """Tells what does not fit, each kind counted with its first name."""
     counted = [f"{len(names)} {kind} ({names[0]}…)" for kind, names in kinds.items() if names]
     return f"weights `{file}` do not fit model `{model}`: tensors {', '.join(counted)}"
+
+
+def _is_torchscript(file: Path) -> bool:
+    if not is_zipfile(file):
+        return False
+    with ZipFile(file) as archive:
+        return any(Path(each).name == "constants.pkl" for each in archive.namelist())
 
 
 def _others_in(file: Path) -> str:

@@ -71,12 +71,14 @@ def blueprint(name: str) -> Blueprint:
             return values
 
         config: Any = module.config
+        problem = getattr(config, "problem_type", None)
         normalises = getattr(processor, "do_normalize", False)
         return Usage(
             transform=transform,
             labels=label_names(config.id2label),
             mean=processor.image_mean if normalises else (0.0,) * 3,
             std=processor.image_std if normalises else (1.0,) * 3,
+            multi_label=None if problem is None else problem == "multi_label_classification",
         )
 
     return Blueprint(
