@@ -1,6 +1,7 @@
 from .circuits.ablation.nodes import ablate as ablate
 from .circuits.ablation.verification import necessary_channels as necessary_channels
 from .circuits.ablation.verification import verify_circuit as verify_circuit
+from .circuits.channels import channel_facts as channel_facts
 from .circuits.circuit import Circuit as Circuit
 from .circuits.comparison import common_circuit as common_circuit
 from .circuits.comparison import compare_circuits as compare_circuits
@@ -21,6 +22,10 @@ from .explain.instances import explain_instances as explain_instances
 from .graphs.figures import circuit_figure as circuit_figure
 from .graphs.plots import plot_activations as plot_activations
 from .graphs.plots import plot_circuit as plot_circuit
+from .graphs.plots import plot_comparison as plot_comparison
 from .graphs.plots import plot_crops as plot_crops
 from .graphs.plots import plot_explanation as plot_explanation
+from .graphs.plots import plot_faithfulness as plot_faithfulness
+from .graphs.plots import plot_mask as plot_mask
+from .graphs.plots import save_figure as save_figure
 from .graphs.report import write_report as write_report

@@ -86,3 +86,10 @@ def look(browser: Browser) -> Opener:
         assert problems == []
 
     return opened
+
+
+@pytest.fixture
+def opened(look: Opener, untested_page: Path) -> Iterator[Page]:
+    """The page of the finding made by hand."""
+    with look(untested_page) as page:
+        yield page

@@ -1,7 +1,6 @@
 """The circuit on the page: every control does what it says. Figures are those of `made`."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,6 @@ from playwright.sync_api import Page
 
 import expcam
 from tests.graphs.made import made_circuit
-
-
-@pytest.fixture
-def opened(look: Any, untested_page: Path) -> Iterator[Page]:
-    with look(untested_page) as page:
-        yield page
 
 
 def node(page: Page, key: str) -> Any:
@@ -214,3 +207,13 @@ def test_what_is_saved_can_be_loaded_with_the_readers_names(opened: Page, tmp_pa
     assert graph.nodes["mid", 4].pop("name") == "stripes"
     assert nx.utils.graphs_equal(graph, made_circuit().graph)
     assert "name" in json.dumps(json.loads(path.read_text())["nodes"])
+
+
+def test_in_a_notebook_the_same_click_shows_the_same_panel(look: Any, tmp_path: Path) -> None:
+    path = tmp_path / "notebook.html"
+    frame = made_circuit()._repr_html_()
+    path.write_text(f"<!doctype html><div id='drawing'><i class='node'>.</i></div>{frame}")
+    with look(path) as page:
+        inside = page.frame_locator("iframe")
+        inside.locator('.node[data-node="mid:5"]').click()
+        assert "inhibited by" in inside.locator("#panel").inner_text()

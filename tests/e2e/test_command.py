@@ -187,7 +187,7 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         "weights": ([cat, *out, "--model", "resnet18", "--weights", tmp_path / "w.pt"], "w.pt"),
         "class": ([cat, *out, *bundled, "--target", "penguim"], "did you mean penguin"),
         "folder": ([cat, "--out", tmp_path / "no/g.html", *bundled], "no such folder"),
-        "suffix": ([cat, "--out", tmp_path / "g.pdf", *bundled], "suffix must be one of .html"),
+        "suffix": ([cat, "--out", tmp_path / "g.bmp", *bundled], "suffix must be one of .html"),
         "baseline": ([cat, *out, *bundled, "--baselines", "lime"], "unknown baseline `lime`"),
         "objective": ([cat, *out, *bundled, "--objective", "best"], "unknown objective `best`"),
         "area": ([cat, *out, *bundled, "--area", "1.5"], "area 1.5 is out of range"),

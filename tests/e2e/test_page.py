@@ -1,6 +1,5 @@
 """The page in a real browser: what it shows, to whom, and that nothing leaves it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,6 @@ from tests.graphs.made import (
 )
 
 WCAG = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
-
-
-@pytest.fixture
-def opened(look: Any, made_page: Path) -> Iterator[Page]:
-    with look(made_page) as page:
-        yield page
 
 
 def opacities(page: Page) -> list[float]:
@@ -77,7 +70,12 @@ def test_other_methods_are_cut_at_our_area_and_at_theirs(opened: Page) -> None:
     assert "no share of the pixels that was tried" in cards.nth(1).inner_text()
 
 
-def test_each_test_says_its_colour_and_its_control(opened: Page) -> None:
+def test_each_test_says_its_colour_and_its_control(look: Any, made_page: Path) -> None:
+    with look(made_page) as opened:
+        judged(opened)
+
+
+def judged(opened: Page) -> None:
     colours = opened.locator(".trust .mark").all_inner_texts()
     assert colours == ["green: holds"] * 7
     circuit = opened.locator(".trust li").nth(5).inner_text()
@@ -129,16 +127,16 @@ def test_hostile_texts_are_shown_as_text(look: Any, tmp_path: Path) -> None:
         assert page.title() == f"{HOSTILE} · expcam"
 
 
-def test_a_script_that_is_not_the_pages_own_does_not_run(look: Any, made_page: Path) -> None:
+def test_a_script_that_is_not_the_pages_own_does_not_run(look: Any, untested_page: Path) -> None:
     refused: list[str] = []
-    with look(made_page, problems=refused) as page:
+    with look(untested_page, problems=refused) as page:
         page.evaluate(
             "const s = document.createElement('script'); s.text = 'window.hacked = 1';"
             "document.body.append(s)"
         )
         assert page.evaluate("window.hacked") is None
         page.evaluate("fetch('https://example.org').catch(() => 0)")
-        assert len(refused) == 2
+        assert len(refused) >= 2
         assert all("Content Security Policy" in text for text in refused)
         refused.clear()
 

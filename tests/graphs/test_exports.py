@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import networkx as nx
@@ -35,6 +36,31 @@ def test_what_holds_the_circuit_can_be_loaded(
     assert nx.utils.graphs_equal(loaded.graph, finding.circuit.graph)
 
 
+def test_what_people_use_opens_the_files(finding: Finding, tmp_path: Path) -> None:
+    nodes, edges = finding.circuit.graph.number_of_nodes(), finding.circuit.graph.number_of_edges()
+    for suffix, read in ((".graphml", nx.read_graphml), (".gexf", nx.read_gexf)):
+        writer_for(f"c{suffix}")(tmp_path / f"c{suffix}", finding)
+        graph = read(tmp_path / f"c{suffix}")
+        assert (len(graph), graph.number_of_edges()) == (nodes, edges)
+        assert graph.is_directed()
+    writer_for("c.json")(tmp_path / "c.json", finding)
+    data = json.loads((tmp_path / "c.json").read_text())
+    assert (len(data["nodes"]), len(data["edges"])) == (nodes, edges)
+    assert len(nx.node_link_graph(data, edges="edges")) == nodes
+    writer_for("c.csv")(tmp_path / "c.csv", finding)
+    assert len(pd.read_csv(tmp_path / "c.csv" / "nodes.csv")) == nodes
+
+
+def test_networkx_writes_a_circuits_graph_as_it_is(finding: Finding, tmp_path: Path) -> None:
+    graph = finding.circuit.graph
+    nx.write_graphml(graph, tmp_path / "plain.graphml")
+    read = nx.read_graphml(tmp_path / "plain.graphml")
+    assert (len(read), read.number_of_edges()) == (len(graph), graph.number_of_edges())
+    assert read.graph["classifier"] == graph.graph["classifier"]
+    scores = nx.get_edge_attributes(read, "score").values()
+    assert sorted(scores) == pytest.approx(sorted(finding.circuit.edges["score"]))
+
+
 def test_tables_as_csv(finding: Finding, tmp_path: Path) -> None:
     writer_for("x.csv")(tmp_path / "x.csv", finding)
     edges = pd.read_csv(tmp_path / "x.csv" / "edges.csv")
@@ -44,4 +70,4 @@ def test_tables_as_csv(finding: Finding, tmp_path: Path) -> None:
 
 def test_an_unknown_suffix_is_answered_with_the_known_ones() -> None:
     with pytest.raises(OptionError, match=r"must be one of \.html, \.json"):
-        writer_for("graph.pdf")
+        writer_for("graph.bmp")

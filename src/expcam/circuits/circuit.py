@@ -51,6 +51,12 @@ class Circuit:
         """Key of the class that the circuit ends in."""
         return next(key for key, data in self.graph.nodes(data=True) if data["kind"] == "class")
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from expcam.graphs.notebook import circuit_view
+
+        return circuit_view(self)
+
     def save(self, path: str | Path) -> None:
         """Write the circuit, whole or not at all.
 

@@ -89,7 +89,6 @@ def read_circuit(
         label=label,
         label_name=explanation.label_name,
         source=explanation.source,
-        contrast=explanation.contrast,
         coverage=coverage,
         top_k=top_k,
         nodes=nodes,
@@ -97,6 +96,8 @@ def read_circuit(
         granularity=granularity,
         wiring="exact",
     )
+    if explanation.contrast is not None:  # GraphML knows no None
+        graph.graph["contrast"] = explanation.contrast
 
     def selection(name: str, channels: Channels) -> Tensor:
         if name == INPUT:

@@ -111,6 +111,12 @@ class Explanation:
         shown = np.where(self.mask[:, :, None], self.image, colour)
         return Image.fromarray(shown)
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from expcam.graphs.notebook import explanation_view
+
+        return explanation_view(self)
+
     def save(self, path: str | Path) -> None:
         """Write everything to one ``.npz`` file, whole or not at all."""
         with written_whole(path) as temporary, temporary.open("wb") as file:

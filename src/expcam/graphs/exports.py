@@ -60,6 +60,7 @@ WRITERS: dict[str, Callable[[Path, Finding], None]] = {
     ".csv": write_csv,
     ".png": write_picture,
     ".svg": write_picture,
+    ".pdf": write_picture,
 }
 
 

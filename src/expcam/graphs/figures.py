@@ -1,17 +1,22 @@
 """The circuit, and its test, as interactive plotly figures."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import plotly.graph_objects as go
 
 from expcam.circuits.ablation.choices import CIRCUIT
 from expcam.circuits.ablation.verification import CircuitCheck
 from expcam.circuits.circuit import Circuit
-from expcam.graphs.layout import RANKS, Layout, lay_out
+from expcam.graphs.layout import RANKS, Layout, Points, lay_out
 
 COLUMN_WIDTH = 62
 HEIGHT = 620
-EXCITES, INHIBITS = "#2563eb", "#ea580c"
+EXCITES, INHIBITS = "#0060a8", "#b84a00"
+"""Of Okabe and Ito's palette, darkened: told apart by everybody."""
 CURVES = ("#be185d", "#2563eb", "#059669", "#d97706", "#7c3aed", "#0891b2", "#6b7280")
+FAITHFULNESS_RANGE = (-0.6, 2.6)
+"""A method that over-excites the class lies far above 1 and would flatten all others."""
 TIER_NAMES = ("strongest input of each channel", *(f"{most} strongest" for most in RANKS[1:]))
 WIDTHS = (0.15, 0.45, 0.75)
 """An edge is drawn one step thicker above each of these strengths."""
@@ -54,7 +59,7 @@ def circuit_figure(circuit: Circuit) -> go.Figure:
             "zeroline": False,
             "range": [-0.7, len(layout.columns) - 0.3],
         },
-        yaxis={"visible": False, "range": [-1.12, 1.12]},
+        yaxis={"visible": False, "range": [-1.1 * layout.height, 1.1 * layout.height]},
         updatemenus=[_tier_menu(tiers)],
     )
     return figure
@@ -62,44 +67,79 @@ def circuit_figure(circuit: Circuit) -> go.Figure:
 
 def faithfulness_figure(check: CircuitCheck) -> go.Figure:
     """Draw faithfulness against the share of channels kept, beside the controls."""
-    curves, own = check.of("nodes", "zero")
     figure = go.Figure()
     figure.add_hline(y=1, line={"color": "#9ca3af", "dash": "dot"})
-    names = [
-        check.ours["nodes"],
-        *(m for m in curves["method"].unique() if m != check.ours["nodes"]),
-    ]
-    for name, colour in zip(names, CURVES, strict=False):
-        by_size = curves[curves["method"] == name].groupby("size")["faithfulness"]
-        mean, spread = by_size.mean(), by_size.std().fillna(0)
+    for curve in faithfulness_curves(check):
+        spread = {"array": curve.spread, "visible": bool(curve.spread.any()), "thickness": 1}
         figure.add_trace(
             go.Scatter(
-                x=mean.index,
-                y=mean,
-                error_y={"array": spread, "visible": bool(spread.any()), "thickness": 1},
+                x=curve.sizes,
+                y=curve.mean,
+                error_y=spread,
                 mode="lines+markers",
-                name=name + (" (this circuit's)" if name == names[0] else ""),
-                line={"color": colour, "width": 3 if name == names[0] else 1.5},
+                name=curve.name,
+                line={"color": curve.colour, "width": 3 if curve.ours else 1.5},
             )
         )
-    own = own[own["method"] == CIRCUIT]
+    size, faithfulness = own_point(check)
     figure.add_trace(
         go.Scatter(
-            x=own["size"], y=own["faithfulness"], mode="markers", name="the circuit itself",
+            x=size, y=faithfulness, mode="markers", name="the circuit itself",
             marker={"symbol": "star", "size": 15, "color": CURVES[0]},
         )
     )  # fmt: skip
-    # A method that over-excites the class lies far above 1 and would flatten all others.
     figure.update_layout(
         width=860,
         height=380,
         template="plotly_white",
         margin={"l": 60, "r": 20, "t": 20, "b": 50},
         xaxis={"title": {"text": "share of each layer's channels kept"}, "type": "log",
-               "tickvals": sorted(curves["size"].unique()), "tickformat": ".0%"},
-        yaxis={"title": {"text": "faithfulness"}, "range": [-0.6, 2.6]},
+               "tickvals": sorted(check.of("nodes", "zero")[0]["size"].unique()),
+               "tickformat": ".0%"},
+        yaxis={"title": {"text": "faithfulness"}, "range": list(FAITHFULNESS_RANGE)},
     )  # fmt: skip
     return figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """How faithful what a method chooses is, over sizes."""
+
+    name: str
+    ours: bool
+    colour: str
+    sizes: Points
+    mean: Points
+    spread: Points
+
+
+def faithfulness_curves(check: CircuitCheck) -> list[Curve]:
+    """By zero ablation the curve of each method, that of the circuit's own score first."""
+    curves, _ = check.of("nodes", "zero")
+    ours = check.ours["nodes"]
+    names = [ours, *(name for name in curves["method"].unique() if name != ours)]
+    found = []
+    for name, colour in zip(names, CURVES, strict=False):
+        by_size = curves[curves["method"] == name].groupby("size")["faithfulness"]
+        mean = by_size.mean()
+        found.append(
+            Curve(
+                name=name + (" (this circuit's)" if name == ours else ""),
+                ours=name == ours,
+                colour=colour,
+                sizes=mean.index.to_numpy(),
+                mean=mean.to_numpy(),
+                spread=by_size.std().fillna(0).to_numpy(),
+            )
+        )
+    return found
+
+
+def own_point(check: CircuitCheck) -> tuple[Points, Points]:
+    """Sizes of the circuit itself and its faithfulness, one for each image."""
+    _, own = check.of("nodes", "zero")
+    rows = own[own["method"] == CIRCUIT]
+    return rows["size"].to_numpy(), rows["faithfulness"].to_numpy()
 
 
 def _edge_traces(layout: Layout, tier: int) -> list[go.Scatter]:
@@ -115,7 +155,7 @@ def _edge_traces(layout: Layout, tier: int) -> list[go.Scatter]:
             xs: list[float | None] = []
             ys: list[float | None] = []
             for source, target in zip(edges["source"], edges["target"], strict=True):
-                curve = _curve(layout.positions[source], layout.positions[target])
+                curve = layout.curve(source, target)
                 xs += [*curve[0].tolist(), None]
                 ys += [*curve[1].tolist(), None]
             traces.append(
@@ -132,22 +172,11 @@ def _edge_traces(layout: Layout, tier: int) -> list[go.Scatter]:
     return traces
 
 
-def _curve(
-    start: tuple[float, float], end: tuple[float, float]
-) -> tuple[
-    "np.ndarray[tuple[int], np.dtype[np.float64]]", "np.ndarray[tuple[int], np.dtype[np.float64]]"
-]:
-    """A smooth line between two nodes, level at both ends."""
-    t = np.linspace(0, 1, 12)
-    ease = t * t * (3 - 2 * t)
-    return start[0] + (end[0] - start[0]) * t, start[1] + (end[1] - start[1]) * ease
-
-
 def _edge_labels(layout: Layout) -> go.Scatter:
     """Invisible points in the middle of the strongest edges, with their figures on hover."""
     rows = layout.edges[layout.edges["tier"] == 0]
     middles = [
-        _curve(layout.positions[source], layout.positions[target])
+        layout.curve(source, target)
         for source, target in zip(rows["source"], rows["target"], strict=True)
     ]
     text = [
@@ -158,8 +187,8 @@ def _edge_labels(layout: Layout) -> go.Scatter:
         )
     ]
     return go.Scatter(
-        x=[xs[6] for xs, _ in middles],
-        y=[ys[6] for _, ys in middles],
+        x=[xs[len(xs) // 2] for xs, _ in middles],
+        y=[ys[len(ys) // 2] for _, ys in middles],
         mode="markers",
         marker={"size": 9, "opacity": 0},
         hovertext=text,
