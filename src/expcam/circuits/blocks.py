@@ -3,7 +3,8 @@
 import networkx as nx
 
 from expcam.circuits.circuit import Circuit
-from expcam.circuits.trace.wiring import Kind, Wiring
+from expcam.circuits.trace.kinds import Kind
+from expcam.circuits.trace.wiring import Wiring
 
 
 def where_maps_meet(wiring: Wiring) -> set[str]:
@@ -13,7 +14,7 @@ def where_maps_meet(wiring: Wiring) -> set[str]:
     """
     names = list(wiring.sites)
     found = {names[0], wiring.output_layer}
-    meeting = (Kind.SUM, Kind.JOIN, Kind.AVERAGE, Kind.MAX_POOL)
+    meeting = (Kind.SUM, Kind.JOIN, Kind.AVERAGE, Kind.MAX_POOL, Kind.MAX)
     by_activation = {site.activation: name for name, site in wiring.sites.items()}
     # From each place where maps meet back to the layers that they come from.
     for step in wiring.steps.values():

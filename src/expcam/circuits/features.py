@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expcam.circuits.formats import Node
+from expcam.circuits.trace.kinds import Kind
 from expcam.circuits.trace.recording import Recording, record
-from expcam.circuits.trace.wiring import Kind
 from expcam.classifier.frozen import frozen, require_autograd
 from expcam.classifier.images import ImageSource
 from expcam.classifier.model import Classifier

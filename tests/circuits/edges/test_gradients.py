@@ -8,7 +8,7 @@ from expcam.circuits import readout
 from expcam.circuits.edges.gradients import LOGITS, read_modules
 from expcam.circuits.edges.layers import follow
 from expcam.circuits.scores import EDGE_SCORES
-from expcam.circuits.trace.recording import Channels, measure
+from expcam.circuits.trace.recording import INPUT, Channels, measure
 from expcam.classifier.frozen import frozen
 from expcam.errors import ClassifierError, ExpcamWarning, WiringError
 from tests.circuits.blocks import Mixes, Twice
@@ -159,7 +159,13 @@ class Untouched(nn.Module):
 
 def test_what_not_even_hooks_can_read() -> None:
     x = torch.rand(3, 4, 4)
-    for module, message in ((Twice(), "is used twice"), (Untouched(), "no gradient|does not")):
-        classifier = expcam.Classifier(module, transform=lambda image: x)
-        with pytest.raises((ClassifierError, RuntimeError), match=message):
-            readout.check_readable(classifier, x)
+    classifier = expcam.Classifier(Untouched(), transform=lambda image: x)
+    with pytest.raises((ClassifierError, RuntimeError), match=r"no gradient|does not"):
+        readout.check_readable(classifier, x)
+
+
+def test_a_module_that_is_used_twice_is_two() -> None:
+    with frozen(Twice()) as module:
+        reading = read_modules(module, torch.rand(1, 3, 4, 4), 1, first_three)
+    assert list(reading.channels) == [INPUT, "conv", "conv@2", "fc"]
+    assert {edge.source for edge in reading.edges if edge.target == "fc"} == {"conv", "conv@2"}

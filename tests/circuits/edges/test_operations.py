@@ -9,10 +9,9 @@ from torch.nn import functional as F
 
 from expcam.circuits.edges.flow import Tracked, tracked, whole
 from expcam.circuits.edges.operations import Passage, passed
+from expcam.circuits.trace.kinds import Kind
 from expcam.circuits.trace.recording import INPUT, record
-from expcam.circuits.trace.wiring import Kind
 from expcam.classifier.frozen import frozen
-from expcam.errors import WiringError
 
 SHAPE = torch.Size([1, 4, 6, 6])
 
@@ -33,8 +32,7 @@ class Between(nn.Module):
 
 def elements(tensor: Tracked) -> Tensor:
     """What the flows of a tensor add up to."""
-    along = tensor.along(tensor.natural_axis() or 0)
-    assert along is not None
+    along = tensor.along(tensor.natural_axis())
     total = torch.zeros(along.count, *along.positions, dtype=torch.float64)
     for flow in along.flows:
         total += torch.einsum("r...,rc->c...", flow.value, flow.mixed(along.count))
@@ -42,6 +40,7 @@ def elements(tensor: Tracked) -> Tensor:
 
 
 WEIGHT = torch.randn(4, 1, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+MIXING = torch.randn(5, 36, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 SCALE, VARIANCE = torch.tensor([0.5, -1, 2, 3]).double(), torch.tensor([1, 2, 0.5, 4]).double()
 
 
@@ -61,6 +60,22 @@ SCALE, VARIANCE = torch.tensor([0.5, -1, 2, 3]).double(), torch.tensor([1, 2, 0.
         (Kind.SCALE, lambda a: a * SCALE[:, None, None]),
         (Kind.SCALE, lambda a: a / 4),
         (Kind.PRODUCT, lambda a: a * a.mean((2, 3), keepdim=True).sigmoid()),
+        (Kind.GATE, lambda a: a.clamp(min=0.1).pow(3)),
+        (Kind.GATE, lambda a: (a.relu() + 0).sigmoid()),  # zeros become halves
+        (Kind.NORM, lambda a: F.rms_norm(a.permute(0, 2, 3, 1), (4,), SCALE)),
+        (Kind.MAX_POOL, lambda a: F.adaptive_max_pool2d(a, 2)),
+        (Kind.MAX, lambda a: a.amax((2, 3), keepdim=True)),
+        (Kind.MAX, lambda a: a.view(-1, 4, 3, 12).max(2).values),
+        (Kind.AVERAGE, lambda a: a - a.mean(1, keepdim=True)),
+        (Kind.AVERAGE, lambda a: a.view(-1, 2, 2, 6, 6).sum(1)),
+        (Kind.AVERAGE, lambda a: F.interpolate(a, size=(9, 9), mode="bilinear")),
+        (Kind.SPATIAL, lambda a: F.linear(a.flatten(2), MIXING, MIXING[:, 0])),
+        (Kind.PRODUCT, lambda a: torch.addcmul(SCALE.view(-1, 1, 1), a, a.mean((1, 2), True))),
+        (Kind.JOIN, lambda a: torch.stack([a, a.flip(2)]).sum(0)),
+        (Kind.REINDEX, lambda a: F.unfold(a, 3, padding=1)),
+        (Kind.REINDEX, lambda a: a.unfold(2, 3, 2)),
+        (Kind.REINDEX, lambda a: F.pad(a, (1, 0, 2, 0), value=2.0)),
+        (Kind.FOLD, lambda a: F.fold(F.unfold(a, 3, padding=1), (6, 6), 3, padding=1)),
         (Kind.SUM, lambda a: a - a.flip(3)),
         (Kind.SUM, lambda a: a + SCALE[:, None, None]),
         (Kind.JOIN, lambda a: torch.cat([a, a[:, :2]], 1)),
@@ -105,20 +120,3 @@ def test_what_is_followed_adds_up_to_what_the_operation_gives(
         assert isinstance(tensor, Tracked)
         expected = operation(2 * module.first(x)).flatten(1)
     assert torch.allclose(elements(tensor).reshape(expected.shape), expected, atol=1e-9)
-
-
-def test_a_mean_over_channels_is_none_that_keeps_them_apart() -> None:
-    module = Between(lambda a: a.mean(1)).double().eval()
-    x = torch.randn(1, 3, 6, 6, dtype=torch.float64)
-    module(x)
-    with frozen(module), torch.no_grad():
-        recording = record(module, x)
-        (n,) = (n for n, s in recording.wiring.steps.items() if s.kind is Kind.AVERAGE)
-        step = recording.wiring.steps[n]
-        rows = module.first(x).movedim(1, 0)
-        before = {step.sources[0]: tracked([whole("first", rows, torch.arange(4))], SHAPE, 1)}
-        passage = Passage(
-            n=n, step=step, kept=recording.kept[n], before=before, like=x, constants=False
-        )
-        with pytest.raises(WiringError, match="cannot follow channels through `mean`"):
-            passed(passage)

@@ -3,8 +3,8 @@ import torch
 from torch import Tensor
 
 import expcam
+from expcam.circuits.trace.kinds import Kind
 from expcam.circuits.trace.recording import INPUT, Channels, Layer, measure, record
-from expcam.circuits.trace.wiring import Kind
 from expcam.classifier.frozen import frozen
 from tests.circuits.blocks import COLOURS, Attention, SqueezeAndExcitation
 

@@ -31,17 +31,6 @@ def test_layers_have_the_names_of_their_modules_or_weights() -> None:
     assert list(wiring_of(blocks.Attention()).sites) == ["embed", "attention", "up", "head"]
 
 
-class Ensemble(Mixes):
-    def __init__(self) -> None:
-        super().__init__()
-        self.second = nn.Linear(4, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        pooled = self.conv(x).mean((2, 3))
-        logits: Tensor = self.fc(pooled) + self.second(pooled)
-        return logits
-
-
 class Hidden(Mixes):
     """A sum of what can be followed and what cannot."""
 
@@ -64,8 +53,6 @@ class OwnGate(Mixes):
     ("kind", "message"),
     [
         (Mixes, "cannot follow channels through `sort`"),
-        (Twice, "`conv` is used twice"),
-        (Ensemble, "do not come from one layer"),
         (Hidden, "cannot follow channels through `cumsum`"),
     ],
 )
@@ -92,10 +79,29 @@ class Dynamic(Mixes):
         return logits
 
 
-class FramedInWhite(Mixes):
+def test_a_gate_that_was_spread_is_a_gate_still() -> None:
+    assert list(wiring_of(Spread([[0.0] * 3, [1.0] * 3]).eval()).sites) == ["first", "classes"]
+
+
+def test_weights_that_the_image_makes_are_refused() -> None:
+    with pytest.raises(WiringError, match="cannot follow channels through `conv2d`"):
+        wiring_of(Dynamic().eval(), 4)
+
+
+def test_a_gate_may_be_anything() -> None:
+    assert list(wiring_of(OwnGate().eval(), 4).sites) == ["conv", "fc"]
+
+
+class Ensemble(Mixes):
+    """The mean of two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = nn.Linear(4, 2)
+
     def forward(self, x: Tensor) -> Tensor:
-        framed = torch.nn.functional.pad(self.conv(x), (1, 1, 1, 1), value=1.0)
-        logits: Tensor = self.fc(framed.mean((2, 3)))
+        pooled = self.conv(x).mean((2, 3))
+        logits: Tensor = (self.fc(pooled) + self.second(pooled)) / 2
         return logits
 
 
@@ -107,18 +113,41 @@ class WithoutTheFirst(Mixes):
         return logits
 
 
-def test_a_gate_that_was_spread_is_a_gate_still() -> None:
-    assert list(wiring_of(Spread([[0.0] * 3, [1.0] * 3]).eval()).sites) == ["first", "classes"]
+class EndsInProbabilities(Mixes):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x).mean((2, 3))).log_softmax(1)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("kind", [Dynamic, FramedInWhite, WithoutTheFirst])
-def test_what_would_be_followed_wrongly_is_refused(kind: type[nn.Module]) -> None:
-    with pytest.raises(WiringError):
-        wiring_of(kind().eval(), 4)
+class Tied(Mixes):
+    """Two layers of one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(4, 4, 1, bias=False), nn.Conv2d(4, 4, 1, bias=False)
+        self.two.weight = self.one.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.two(self.one(self.conv(x))).mean((2, 3)))
+        return logits
 
 
-def test_a_gate_may_be_anything() -> None:
-    assert list(wiring_of(OwnGate().eval(), 4).sites) == ["conv", "fc"]
+@pytest.mark.parametrize(
+    ("kind", "layers"),
+    [
+        (Twice, ["conv", "conv@2", "fc"]),
+        (Tied, ["conv", "one", "two", "fc"]),
+        # Where no layer's own channels are the classes, these are a layer by themselves.
+        (Ensemble, ["conv", "fc", "second", "logits"]),
+        (WithoutTheFirst, ["conv", "fc", "logits"]),
+        (EndsInProbabilities, ["conv", "fc"]),
+    ],
+)
+def test_layers_that_are_used_again_and_classes_of_their_own(
+    kind: type[nn.Module], layers: list[str]
+) -> None:
+    wiring = wiring_of(kind().eval(), 4)
+    assert list(wiring.sites) == layers
+    assert wiring.output_layer == layers[-1]
 
 
 FAMILIES = {

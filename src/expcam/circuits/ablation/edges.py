@@ -15,6 +15,7 @@ from expcam.circuits.ablation.choices import Keep, LogitsOf
 from expcam.circuits.circuit import Circuit, check_known
 from expcam.circuits.edges.layers import convolution_options, follow, unfolded
 from expcam.circuits.scores import EDGE_SCORES, EdgeMeasures, EdgeScore
+from expcam.circuits.trace.kinds import Kind
 from expcam.circuits.trace.program import (
     Call,
     Interpreter,
@@ -24,7 +25,7 @@ from expcam.circuits.trace.program import (
     operation,
 )
 from expcam.circuits.trace.recording import INPUT, Channels, measure
-from expcam.circuits.trace.wiring import Kind, Wiring, wire
+from expcam.circuits.trace.wiring import Wiring, wire
 from expcam.classifier.model import Classifier
 from expcam.errors import OptionError, WiringError
 
@@ -49,9 +50,14 @@ def edge_wiring(module: nn.Module, x: Tensor) -> Wiring:
 
     Raises:
         WiringError: It has attention, or norms over channels: there an input channel is a sum
-            of many sources, and no edge is one weight.
+            of many sources, and no edge is one weight. Or no one layer gives the classes.
     """
     wiring = wire(capture(module, x))
+    if wiring.steps[wiring.logits].kind is Kind.LOGITS:
+        raise WiringError(
+            "edges of a classifier whose logits do not come from one layer cannot be ablated; "
+            "ablate nodes"
+        )
     mixing = (Kind.ATTENTION, Kind.PROJECTION, Kind.NORM)
     if any(step.kind in mixing and not _alone(wiring, n) for n, step in wiring.steps.items()):
         raise WiringError(

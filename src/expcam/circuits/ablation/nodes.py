@@ -12,6 +12,7 @@ from expcam.circuits.ablation.choices import Keep, LogitsOf
 from expcam.circuits.circuit import Circuit, check_known
 from expcam.circuits.formats import Node
 from expcam.circuits.scores import NODE_SCORES
+from expcam.circuits.trace.kinds import Kind
 from expcam.circuits.trace.program import (
     Call,
     Interpreter,
@@ -26,7 +27,7 @@ from expcam.circuits.trace.recording import (
     record,
     weight_and_bias,
 )
-from expcam.circuits.trace.wiring import Kind, wire
+from expcam.circuits.trace.wiring import wire
 from expcam.classifier.frozen import frozen, require_autograd
 from expcam.classifier.model import BATCH, Classifier
 from expcam.errors import OptionError

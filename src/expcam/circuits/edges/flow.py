@@ -140,9 +140,7 @@ def spread(flow: Flow) -> Flow:
     sources, rows = flow.channels.unique(return_inverse=True)
     count = flow.mix.shape[1]
     if len(sources) * count * prod(flow.positions) > MOST_NUMBERS:
-        raise WiringError(
-            f"the channels of `{flow.source}` spread too far for the readout to follow them"
-        )
+        raise too_far(flow)
     value = flow.value.new_empty(len(sources), count, *flow.positions)
     scale = flow.scale.new_empty(len(sources), count)
     for n in range(len(sources)):
@@ -179,7 +177,7 @@ def _merged(flows: list[Flow], count: int) -> list[Flow]:
     apart = [flow for flow in flows if flow.columns is not None]
     if len(apart) < 2:
         return [*apart, *mixing]
-    pairs = [flow.channels * count + flow.columns for flow in apart]
+    pairs = [f.channels * count + f.columns for f in apart if f.columns is not None]
     kinds, row = torch.cat(pairs).unique(return_inverse=True)
     value = apart[0].value.new_zeros(len(kinds), *apart[0].positions)
     scale = apart[0].scale.new_zeros(len(kinds))
@@ -187,7 +185,10 @@ def _merged(flows: list[Flow], count: int) -> list[Flow]:
         value.index_add_(0, own, flow.value)
         scale.index_add_(0, own, flow.scale)
     channels, columns = kinds // count, kinds % count
-    return [replace(apart[0], channels=channels, columns=columns, value=value, scale=scale), *mixing]
+    return [
+        replace(apart[0], channels=channels, columns=columns, value=value, scale=scale),
+        *mixing,
+    ]
 
 
 def mapped(flow: Flow, linear: Callable[[Tensor], Tensor]) -> Flow:
@@ -277,6 +278,41 @@ def rearranged(flow: Flow, channels: Tensor, places: Tensor, positions: Sequence
     )
 
 
+def regrouped(flow: Flow, index: Tensor, size: int) -> Flow:
+    """Follow a change of shape behind which several channels are one slice.
+
+    Args:
+        flow: Its value may have any positions; they are counted as one.
+        index: For each slice and position of the new tensor the element of the old one that it
+            shows, counted channel by channel, ``(out, *new positions)``; -1 where it shows none.
+        size: The number of the old positions.
+    """
+    flow = spread(flow)
+    assert flow.columns is not None
+    slices = index.flatten(1)
+    channels, places = torch.where(slices < 0, -1, slices // size), slices % size
+    shows = torch.stack([(channels == column).any(1) for column in flow.columns.unique()])
+    row, out = shows[flow.columns.unique(return_inverse=True)[1]].nonzero(as_tuple=True)
+    if len(row) * slices.shape[1] > MOST_NUMBERS:
+        raise too_far(flow)
+    own = channels[out] == flow.columns[row, None]
+    value = flow.value.flatten(1)[row].gather(1, places[out]) * own
+    return replace(
+        flow,
+        channels=flow.channels[row],
+        scale=flow.scale[row],
+        columns=out,
+        value=value.view(-1, *index.shape[1:]),
+    )
+
+
+def too_far(flow: Flow) -> WiringError:
+    """The error that says that there is too much to follow."""
+    return WiringError(
+        f"the channels of `{flow.source}` spread too far for the readout to follow them"
+    )
+
+
 def _last(places: Tensor, padded: Tensor) -> Tensor:
     return torch.where(places < 0, padded.shape[1] - 1, places)
 
@@ -327,59 +363,57 @@ class Tracked:
         """The same flows in a tensor of another shape."""
         return Tracked(self.flows, self.count, self.positions, index.shape, index=index)
 
-    def natural_axis(self) -> int | None:
-        """The dimension that the channels are along; None where they are along several."""
+    def axes(self) -> list[int]:
+        """The dimensions that the channels are along."""
         if self.index is None:
-            return self.axis
+            return [self.axis]
         channels = self.channels()
         known = channels >= 0
         most = channels.amax() + 1
-        varying = [
+        highest, lowest = torch.where(known, channels, -1), torch.where(known, channels, most)
+        return [
             axis
             for axis in range(channels.ndim)
-            if bool(
-                (
-                    torch.where(known, channels, -1).amax(axis)
-                    > torch.where(known, channels, most).amin(axis)
-                ).any()
-            )
+            if bool((highest.amax(axis) > lowest.amin(axis)).any())
         ]
-        if not varying:
-            return min(1, channels.ndim - 1)
-        return varying[0] if len(varying) == 1 else None
 
-    def along(self, axis: int) -> "Tracked | None":
-        """The same tensor, its channels along one dimension; None where they are not."""
+    def natural_axis(self) -> int:
+        """The dimension that the channels are along; of several the longest."""
+        longest = max(self.axes(), key=lambda axis: self.shape[axis], default=None)
+        return min(1, len(self.shape) - 1) if longest is None else longest
+
+    def along(self, axis: int) -> "Tracked":
+        """The same tensor, its channels along one dimension.
+
+        Where they are along others as well, what is counted as a channel is a slice.
+        """
         axis %= len(self.shape)
         if self.index is None and self.axis == axis:
             return self
         if axis not in self._along:
-            found = self._rearranged(axis)
-            if found is None:
-                return None
-            self._along[axis] = found
+            self._along[axis] = self._rearranged(axis)
         return self._along[axis]
 
-    def _rearranged(self, axis: int) -> "Tracked | None":
+    def _rearranged(self, axis: int) -> "Tracked":
         index = self.numbered().movedim(axis, 0)
         count, positions = index.shape[0], index.shape[1:]
         index = index.reshape(count, -1)
         size = max(1, prod(self.positions))
         known = index >= 0
         channels = torch.where(known, index // size, -1).amax(1)
-        if not ((index // size == channels[:, None]) | ~known).all():
-            return None
-        places = torch.where(known, index % size, -1)
-        whole = places[known.any(1)]
-        if len(whole) and (whole == whole[:1]).all():
-            places = whole[:1]
-        flows = [
-            rearranged(
-                flow, channels.to(flow.value.device), places.to(flow.value.device), positions
-            )
-            for flow in self.flows
-        ]
-        flows = [flow for flow in flows if len(flow.channels)]
+        if ((index // size == channels[:, None]) | ~known).all():
+            places = torch.where(known, index % size, -1)
+            whole = places[known.any(1)]
+            if len(whole) and (whole == whole[:1]).all():
+                places = whole[:1]
+            flows = [
+                rearranged(f, channels.to(f.value.device), places.to(f.value.device), positions)
+                for f in self.flows
+            ]
+        else:
+            slices = index.view(count, *positions)
+            flows = [regrouped(f, slices.to(f.value.device), size) for f in self.flows]
+        flows = merged([flow for flow in flows if len(flow.channels)], count)
         return Tracked(flows, count, positions, self.shape, axis=axis)
 
 

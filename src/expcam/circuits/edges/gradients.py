@@ -8,6 +8,7 @@ image.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import torch
@@ -16,11 +17,10 @@ from torch import Tensor, nn
 from expcam.circuits.edges.layers import Contribution
 from expcam.circuits.trace.program import in_dtype_of
 from expcam.circuits.trace.recording import INPUT, Channels, Selection, mean_product
+from expcam.circuits.trace.wiring import AGAIN, LOGITS, use_of
 from expcam.errors import ClassifierError
 
 MIXING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-LOGITS = "logits"
-"""Stands for the layer of the classes, where no module's output is the logits."""
 
 
 @dataclass(kw_only=True)
@@ -58,13 +58,18 @@ def read_modules(
         gradients: Whether edges have an ``attribution`` and a ``sensitivity``.
 
     Raises:
-        ClassifierError: A module is used twice, or no gradient reaches the image.
+        ClassifierError: No gradient reaches the image.
     """
     image = in_dtype_of(module, e).detach().requires_grad_()
     with torch.enable_grad():
         with _outputs(module, cut=False) as (outputs, _):
             logits = module(image)
-        tensors = {INPUT: image, **outputs}
+        # A layer that the image does not reach, say of a learned query, carries nothing of it.
+        tensors = {INPUT: image} | {k: each for k, each in outputs.items() if each.requires_grad}
+        if not logits.requires_grad:
+            raise ClassifierError(
+                "no gradient gets from the logits to any module of the classifier"
+            )
         found = torch.autograd.grad(logits[0, label], list(tensors.values()), allow_unused=True)
     if all(gradient is None for gradient in found):
         raise ClassifierError("no gradient gets from the logits to any module of the classifier")
@@ -106,8 +111,10 @@ def _edges(
         logits = module(image)
     if reading.output_layer == LOGITS:
         outputs[LOGITS] = logits
-    sources = {INPUT: image, **leaves}
+    sources = {INPUT: image} | {name: leaf for name, leaf in leaves.items() if name in axes}
     for name, output in outputs.items():
+        if name not in axes:
+            continue
         for channel in reading.active[name].tolist():
             rows = output.movedim(axes[name], 0)[channel]
             weights = _gradients(rows.mean(), sources)
@@ -165,16 +172,15 @@ def _outputs(
     handles = []
 
     def watch(name: str) -> Any:
+        uses = count(1)
+
         def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor | None:
-            if name in outputs:
-                raise ClassifierError(
-                    f"layer `{name}` is used twice, which the readout cannot tell apart"
-                )
-            outputs[name] = output
+            own = use_of(name, next(uses))
+            outputs[own] = output
             if not cut:
                 return None
-            leaves[name] = output.detach().requires_grad_()
-            return leaves[name].clone()  # what follows may overwrite it
+            leaves[own] = output.detach().requires_grad_()
+            return leaves[own].clone()  # what follows may overwrite it
 
         return hook
 
@@ -189,4 +195,5 @@ def _outputs(
 
 
 def _axis(module: nn.Module, name: str) -> int:
-    return -1 if name != INPUT and isinstance(module.get_submodule(name), nn.Linear) else 1
+    layer = name.partition(AGAIN)[0]
+    return -1 if name != INPUT and isinstance(module.get_submodule(layer), nn.Linear) else 1

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
+from expcam.circuits.edges.attention import Values, given, received, values_of
 from expcam.circuits.edges.flow import Flow, Tracked, tracked, whole
-from expcam.circuits.edges.operations import Followed, Passage, along, passed
+from expcam.circuits.edges.operations import Followed, Passage, passed
+from expcam.circuits.trace.kinds import Kind
 from expcam.circuits.trace.program import operation
 from expcam.circuits.trace.recording import (
     INPUT,
@@ -23,7 +25,7 @@ from expcam.circuits.trace.recording import (
     Recording,
     weight_and_bias,
 )
-from expcam.circuits.trace.wiring import Kind, Step, not_understood
+from expcam.circuits.trace.wiring import Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,29 +105,22 @@ class _Follower:
         self.active = active
         self.constants = constants
         self.found: dict[fx.Node, Followed] = {}
-        # By layer, along which dimension an attention's heads have their features.
-        self.features: dict[str, int] = {}
         self.finished = {site.activation: name for name, site in recording.wiring.sites.items()}
 
     def follow(self, n: fx.Node, step: Step) -> Iterator[Contribution]:
         if step.kind is Kind.IMAGE:
             self.found[n] = self._own(INPUT, self.recording.image.shape, axis=1)
             return
-        if step.kind in (Kind.LAYER, Kind.ATTENTION):
+        if step.kind in (Kind.LAYER, Kind.ATTENTION, Kind.LOGITS):
             assert step.owner is not None
-            layer, passage = self.recording.layers[step.owner], self._passage(n, step)
-            if step.kind is Kind.ATTENTION:
-                features = _features_of(passage.source, layer.axis)
-                if features is None:
-                    raise not_understood(n)
-                self.features[layer.name] = features
-            yield from self._read(passage, layer)
+            yield from self._read(self._passage(n, step), self.recording.layers[step.owner])
         elif step.owner is None:
             self.found[n] = passed(self._passage(n, step))
         if n in self.finished:
             layer = self.recording.layers[self.finished[n]]
-            if layer.name in self.features:
-                self.found[n] = self._heads(layer, self.features[layer.name])
+            features = self.recording.wiring.sites[layer.name].features
+            if features is not None:
+                self.found[n] = given(layer, features, self.active.get(layer.name))
             else:
                 self.found[n] = self._own(layer.name, layer.shape, layer.axis)
 
@@ -146,41 +141,25 @@ class _Follower:
         flows = [whole(name, found.rows, found.channels)] if found and active else []
         return tracked(flows, shape, axis)
 
-    def _heads(self, layer: Layer, features: int) -> Tracked:
-        """Attention's output: a head has a row for each of its features."""
-        shape = layer.shape
-        order = [layer.axis, features]
-        order += [d for d in range(len(shape)) if d not in order]
-        width, positions = shape[features], torch.Size(shape[d] for d in order[2:])
-        numbers = torch.arange(shape.numel()).view([shape[d] for d in order])
-        index = numbers.permute([order.index(d) for d in range(len(shape))])
-        flows = []
-        if (found := self.active.get(layer.name)) is not None:
-            channels = found.channels.repeat_interleave(width)
-            within = torch.arange(width, device=channels.device).repeat(len(found.channels))
-            flows = [
-                Flow(
-                    source=layer.name,
-                    channels=channels,
-                    value=found.rows.movedim(features, 1).reshape(-1, *positions),
-                    scale=found.rows.new_ones(len(channels)),
-                    columns=channels * width + within,
-                )
-            ]
-        return Tracked(flows, layer.channels * width, positions, shape, index=index)
-
     def _read(self, passage: Passage, layer: Layer) -> Iterator[Contribution]:
         target = self.active.get(layer.name)
         if target is None:
             return
         n, kept, source = passage.n, passage.kept, passage.source
         if passage.step.kind is Kind.ATTENTION:
-            yield from _read_attention(n, kept, layer, target, source)
+            features = self.recording.wiring.sites[layer.name].features
+            assert features is not None
+            yield from _read_attention(
+                layer, target, source, values_of(n, kept, layer, features, target, source)
+            )
+        elif passage.step.kind is Kind.LOGITS:
+            whole = torch.eye(layer.channels).to(target.rows)
+            yield from _read_linear(whole, layer, target, source.along(layer.axis))
         elif operation(n) == "conv2d":
-            yield from _read_convolution(n, kept, layer, target, along(n, source, 1))
+            yield from _read_convolution(n, kept, layer, target, source.along(1))
         else:
-            last = along(n, source, len(source.shape) - 1)
-            yield from _read_linear(n, kept, layer, target, last)
+            last = source.along(len(source.shape) - 1)
+            yield from _read_linear(weight_and_bias(n, kept)[0], layer, target, last)
 
 
 def _read_convolution(
@@ -213,10 +192,10 @@ def _read_convolution(
 
 
 def _read_linear(
-    n: fx.Node, kept: Kept, layer: Layer, target: Active, source: Tracked
+    weight: Tensor, layer: Layer, target: Active, source: Tracked
 ) -> Iterator[Contribution]:
-    """What a linear layer reads."""
-    weight = weight_and_bias(n, kept)[0][target.channels]
+    """What a linear layer of weights ``(out, in)`` reads."""
+    weight = weight[target.channels]
     gradient = None if target.gradient is None else target.gradient.flatten(1)
     for flow in source.flows:
         value = flow.value.flatten(1)
@@ -229,48 +208,13 @@ def _read_linear(
 
 
 def _read_attention(
-    n: fx.Node, kept: Kept, layer: Layer, target: Active, source: Tracked
+    layer: Layer, target: Active, source: Tracked, values: Values
 ) -> Iterator[Contribution]:
-    """What attention heads read by their values, their attention held fixed."""
-    features = _features_of(source, layer.axis)
-    if features is None:
-        raise not_understood(n)
-    order = [layer.axis, features]
-    index = source.numbered().movedim(order, [0, 1]).flatten(2)  # heads, features, keys
-    size = max(1, source.positions.numel())
-    heads = target.channels.cpu()
-    channels, places = index[heads] // size, index[heads, 0] % size
-    if not (index[heads] % size == places[:, None]).all() or (index[heads] < 0).any():
-        raise not_understood(n)
-    if not (channels == channels[:, :, :1]).all():
-        raise not_understood(n)
-    device = source.flows[0].value.device if source.flows else "cpu"
-    channels, places = channels[:, :, 0].to(device), places.to(device)
-
-    def seen(cotangent: Tensor) -> Tensor:
-        """Factors of the values, for each head, feature and position."""
-        pulled = _pulled(n, kept, source.shape, cotangent)
-        pulled = pulled.movedim(order, [0, 1]).flatten(2)[target.channels]
-        spread = pulled.new_zeros(*pulled.shape[:2], size)
-        return spread.scatter_add_(2, places[:, None].expand_as(pulled), pulled)
-
-    like = target.rows.new_zeros(layer.shape)
-    mean = seen(torch.ones_like(like)) * len(index) / like.numel()
-    gradient = None
-    if target.gradient is not None:
-        whole = torch.zeros_like(like).movedim(layer.axis, 0).contiguous()
-        whole[target.channels] = target.gradient
-        gradient = seen(whole.movedim(0, layer.axis))
+    """What attention heads read by their values."""
+    alike = values.alike
     for flow in source.flows:
-        rows = flow.value.flatten(1)
-        mix = flow.mixed(source.count)[:, channels]  # rows, heads, features
-        weight = mix.abs().sum(2).T
-        # Attention treats the features of a head alike.
-        signed = mix.sum(2).T * (mean[:, 0] @ rows.T)
-        attribution = None
-        if gradient is not None:
-            attribution = (mix * torch.einsum("np,hdp->nhd", rows, gradient)).sum(2).T
-        yield _gathered(layer, target, flow, weight, signed, attribution)
+        found = received(flow, values, source.count, alike=alike)
+        yield _gathered(layer, target, flow, found.weight, found.signed, found.attribution)
 
 
 def _gathered(
@@ -318,31 +262,3 @@ def unfolded(
         planes = F.pad(planes, [side for t in reversed(total) for side in (t // 2, t - t // 2)])
     around = (0, 0) if isinstance(padding, str) else padding
     return F.unfold(planes, tuple(kernel), dilation=dilation, padding=around, stride=stride)
-
-
-def _features_of(values: Tracked, heads: int) -> int | None:
-    """Along which dimension of attention's values a head has its features; None if unclear."""
-    channels = values.channels()
-    varying = [
-        d
-        for d in range(channels.ndim)
-        if d != heads and bool((channels != channels.narrow(d, 0, 1)).any())
-    ]
-    if not varying:
-        return channels.ndim - 1
-    return varying[0] if len(varying) == 1 and varying[0] > heads else None
-
-
-def _pulled(n: fx.Node, kept: Kept, shape: torch.Size, cotangent: Tensor) -> Tensor:
-    """The factors of attention's values: it is linear in them, so they are its gradient."""
-    with torch.enable_grad():
-        values = torch.zeros(shape, dtype=cotangent.dtype, device=cotangent.device)
-        values.requires_grad_()
-
-        def given(a: Any) -> Any:
-            return values if isinstance(a, fx.Node) else a
-
-        args = fx.node.map_aggregate(kept.args, given)
-        result = n.target(*args, **kept.kwargs)  # type: ignore[operator]
-        (pulled,) = torch.autograd.grad(result, values, cotangent)
-    return pulled

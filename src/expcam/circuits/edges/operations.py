@@ -1,17 +1,21 @@
 """How channels pass an operation: a function for each kind of `Kind` that mixes none."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_aggregate
+from torch.nn import functional as F
 
 from expcam.circuits.edges import flow as fl
 from expcam.circuits.edges.flow import Flow, Tracked, constant_flow, tracked
+from expcam.circuits.trace.kinds import PADDING, REDUCING, Kind, option, reduced_dims
 from expcam.circuits.trace.program import operation
 from expcam.circuits.trace.recording import Kept, norm_scale, weight_and_bias
-from expcam.circuits.trace.wiring import Kind, Step, not_understood
+from expcam.circuits.trace.wiring import Step, not_understood
 
 Followed = Tracked | list[Tracked]
 """A tensor whose channels are followed, or the tensors into which one was split."""
@@ -73,18 +77,6 @@ def passed(passage: Passage) -> Followed:
     return _PASSING[passage.step.kind](passage)
 
 
-def along(n: fx.Node, source: Tracked, axis: int | None) -> Tracked:
-    """A tensor with its channels along the dimension where an operation needs them.
-
-    Raises:
-        WiringError: They are along several.
-    """
-    found = None if axis is None else source.along(axis)
-    if found is None:
-        raise not_understood(n)
-    return found
-
-
 def _same(passage: Passage) -> Followed:
     return passage.before[passage.step.sources[0]]
 
@@ -101,20 +93,45 @@ def _reindex(passage: Passage) -> Followed:
         part: Tracked = source[kept.args[1]]
         return part
     numbers = (source.numbered() + 1).double().contiguous()
+    args, kwargs, filling = kept.args, kept.kwargs, 0.0
+    if operation(n) in PADDING:
+        place = 3 if operation(n) == "pad" else 2
+        filling = option(n, place, "value", None) or 0.0
+        args, kwargs = args[:place], {k: v for k, v in kwargs.items() if k != "value"}
 
     def given(a: Any) -> Any:
-        if a is n.args[0]:
+        if isinstance(a, fx.Node):
             return numbers
-        if isinstance(a, fx.Node):  # only its shape counts
-            return torch.zeros(passage.tensor(a).shape, dtype=torch.float64)
         return a.cpu() if isinstance(a, Tensor) else a
 
-    args = fx.node.map_aggregate(kept.args, given)
-    kwargs = fx.node.map_aggregate(kept.kwargs, given)
-    result = n.target(*args, **kwargs)  # type: ignore[operator]
-    if isinstance(result, tuple | list):
-        return [source.shown(part.round().long() - 1) for part in result]
-    return source.shown(result.round().long() - 1)
+    moved = n.target(*map_aggregate(args, given), **map_aggregate(kwargs, given))  # type: ignore[operator]
+    if isinstance(moved, tuple | list):
+        return [source.shown(part.round().long() - 1) for part in moved]
+    shown = source.shown(moved.round().long() - 1)
+    if not filling:
+        return shown
+    shown, filled = shown.along(shown.natural_axis()), (moved == 0).to(passage.like) * filling
+    constant = _constant(passage, filled, shown.shape, shown.axis)
+    return tracked([*shown.flows, *constant], shown.shape, shown.axis)
+
+
+def _fold(passage: Passage) -> Tracked:
+    """Patches laid over one another, ``(1, channels × kernel, places)``."""
+    kept, source = passage.kept, passage.source.along(1)
+    size = prod([kept.args[2]] * 2 if isinstance(kept.args[2], int) else kept.args[2])
+    count, flows = source.count // size, []
+    for flow in map(fl.spread, source.flows):
+        assert flow.columns is not None
+        pairs, row = (flow.channels * count + flow.columns // size).unique(return_inverse=True)
+        patches = flow.value.new_zeros(len(pairs), size, *flow.positions)
+        patches[row, flow.columns % size] = flow.value
+        # As of a mean over positions, the places in a patch are no weights.
+        scale = flow.scale.new_zeros(len(pairs)).scatter_reduce_(0, row, flow.scale, "amax")
+        value = torch.ops.aten.col2im(patches.flatten(2), *kept.args[1:], **kept.kwargs)
+        flows.append(
+            replace(flow, channels=pairs // count, columns=pairs % count, scale=scale, value=value)
+        )
+    return passage.after(1, flows)
 
 
 def _multiplied(passage: Passage) -> Tracked:
@@ -128,7 +145,7 @@ def _multiplied(passage: Passage) -> Tracked:
         )
     if shape != source.shape:
         raise not_understood(passage.n)
-    source = along(passage.n, source, source.natural_axis())
+    source = source.along(source.natural_axis())
     rows = _broadcast(factor, shape).movedim(source.axis, 0)
     if passage.step.kind is Kind.SCALE and len(rows) == rows.numel():
         return passage.after(source.axis, [fl.scaled(f, rows.flatten()) for f in source.flows])
@@ -138,7 +155,8 @@ def _multiplied(passage: Passage) -> Tracked:
 def _sum(passage: Passage) -> Tracked:
     n, kept, (shape,) = passage.n, passage.kept, passage.kept.shapes
     sources = [passage.tensor(each) for each in passage.step.sources]
-    axis = _common_axis(sources) or 1
+    axis = _common_axis(sources)
+    axis = 1 if axis is None else axis
     axis += len(shape) - len(sources[0].shape)
     # The second argument counts with a sign and a factor.
     second = kept.kwargs.get("alpha", 1) * (-1 if operation(n) == "sub" else 1)
@@ -148,7 +166,7 @@ def _sum(passage: Passage) -> Tracked:
             source = passage.tensor(a)
             if source.shape != shape:
                 source = source.shown(source.numbered().expand(shape))
-            own = along(n, source, axis).flows
+            own = source.along(axis).flows
         else:
             value = a if isinstance(a, Tensor) else torch.tensor(a)
             own = _constant(passage, _broadcast(value.to(passage.like), shape), shape, axis)
@@ -158,7 +176,7 @@ def _sum(passage: Passage) -> Tracked:
 
 def _join(passage: Passage) -> Tracked:
     """A concatenation, of channels or of positions."""
-    n, kept, (shape,) = passage.n, passage.kept, passage.kept.shapes
+    kept, (shape,) = passage.kept, passage.kept.shapes
     dim = (kept.args[1] if len(kept.args) > 1 else kept.kwargs.get("dim", 0)) % len(shape)
     axis = _common_axis([passage.tensor(each) for each in passage.step.sources])
     axis = dim if axis is None else axis
@@ -167,7 +185,7 @@ def _join(passage: Passage) -> Tracked:
     offset = 0
     for a in kept.args[0]:
         if isinstance(a, fx.Node):
-            part = along(n, passage.tensor(a), axis)
+            part = passage.tensor(a).along(axis)
         else:
             part = tracked(_constant(passage, a, a.shape, axis), a.shape, axis)
         for flow in part.flows:
@@ -181,7 +199,7 @@ def _join(passage: Passage) -> Tracked:
 
 
 def _batch_norm(passage: Passage) -> Tracked:
-    source = along(passage.n, passage.source, 1)
+    source = passage.source.along(1)
     scale = norm_scale(passage.n, passage.kept)
     _, _, bias, mean, *_ = passage.kept.args
     constant = -mean * scale if bias is None else bias - mean * scale
@@ -189,9 +207,9 @@ def _batch_norm(passage: Passage) -> Tracked:
 
 
 def _norm(passage: Passage) -> Tracked:
-    if operation(passage.n) == "layer_norm":
-        return _layer_norm(passage)
-    source = along(passage.n, passage.source, 1)
+    if operation(passage.n) in ("layer_norm", "rms_norm"):
+        return _norm_of_positions(passage)
+    source = passage.source.along(1)
     frozen, count = passage.kept.frozen, source.count
     assert frozen is not None
     place = 3 if operation(passage.n) == "group_norm" else 2
@@ -216,13 +234,16 @@ def _norm(passage: Passage) -> Tracked:
     return passage.after(1, flows, bias)
 
 
-def _layer_norm(passage: Passage) -> Tracked:
+def _norm_of_positions(passage: Passage) -> Tracked:
+    """A layer norm, or one by the root mean square, which subtracts no mean."""
     axis = len(passage.source.shape) - 1
-    source = along(passage.n, passage.source, axis)
+    source = passage.source.along(axis)
     frozen = passage.kept.frozen
     assert frozen is not None
     weight, bias = (*passage.kept.args[2:4], None, None)[:2]
-    flows = [fl.weighted(fl.centred(flow, source.count), frozen) for flow in source.flows]
+    flows = [fl.weighted(flow, frozen) for flow in source.flows]
+    if operation(passage.n) == "layer_norm":
+        flows = [fl.centred(flow, source.count) for flow in flows]
     if weight is not None:
         flows = [fl.scaled(flow, weight) for flow in flows]
     return passage.after(axis, flows, bias)
@@ -230,27 +251,40 @@ def _layer_norm(passage: Passage) -> Tracked:
 
 def _projection(passage: Passage) -> Tracked:
     axis = len(passage.source.shape) - 1
-    source = along(passage.n, passage.source, axis)
+    source = passage.source.along(axis)
     weight, bias = weight_and_bias(passage.n, passage.kept)
     return passage.after(axis, [fl.projected(flow, weight) for flow in source.flows], bias)
 
 
 def _gate(passage: Passage) -> Tracked:
-    source = along(passage.n, passage.source, passage.source.natural_axis())
-    assert passage.kept.frozen is not None
-    gate = passage.kept.frozen.movedim(source.axis, 0)
-    return passage.after(source.axis, [fl.gated(flow, gate) for flow in source.flows])
+    kept, source = passage.kept, passage.source.along(passage.source.natural_axis())
+    assert kept.frozen is not None
+    gate = kept.frozen.movedim(source.axis, 0)
+    flows = [fl.gated(flow, gate) for flow in source.flows]
+    if kept.added is not None:
+        flows += _constant(passage, kept.added, source.shape, source.axis)
+    return passage.after(source.axis, flows)
 
 
-def _max_pool(passage: Passage) -> Tracked:
-    source = along(passage.n, passage.source, 1)
+def _max_pool(passage: Passage) -> Followed:
+    source = passage.source.along(1)
     assert passage.kept.frozen is not None
     picks = passage.kept.frozen.movedim(1, 0)
-    return passage.after(1, [fl.picked(flow, picks) for flow in source.flows])
+    pooled = passage.after(1, [fl.picked(flow, picks) for flow in source.flows])
+    return pooled if len(passage.kept.shapes) == 1 else [pooled]
+
+
+def _max(passage: Passage) -> Followed:
+    source = passage.source.along(passage.source.natural_axis())
+    assert passage.kept.frozen is not None
+    picked = passage.kept.frozen.movedim(source.axis, 0)
+    flows = [fl.gated(flow, picked) for flow in source.flows]
+    highest = _reduced(passage, tracked(flows, source.shape, source.axis), torch.sum)
+    return highest if len(passage.kept.shapes) == 1 else [highest]
 
 
 def _depthwise(passage: Passage) -> Tracked:
-    source = along(passage.n, passage.source, 1)
+    source = passage.source.along(1)
     _, weight, bias, *options = (*passage.kept.args, None)[: max(3, len(passage.kept.args))]
 
     def convolve(value: Tensor, kernels: Tensor) -> Tensor:
@@ -264,27 +298,48 @@ def _depthwise(passage: Passage) -> Tracked:
 
 def _average(passage: Passage) -> Tracked:
     n, kept, source = passage.n, passage.kept, passage.source
-    if operation(n) in ("mean", "sum"):
-        return _mean_or_sum(passage, along(n, source, source.natural_axis()))
+    if operation(n) in REDUCING:
+        return _reduced(passage, source, torch.mean if operation(n) == "mean" else torch.sum)
     flows = [
         fl.mapped(flow, lambda value: n.target(value, *kept.args[1:], **kept.kwargs))  # type: ignore[operator]
-        for flow in along(n, source, 1).flows
+        for flow in source.along(1).flows
     ]
     return passage.after(1, flows)
 
 
-def _mean_or_sum(passage: Passage, source: Tracked) -> Tracked:
-    kept, axis, ndim = passage.kept, source.axis, len(source.shape)
-    given: Any = kept.args[1] if len(kept.args) > 1 else kept.kwargs.get("dim")
-    dims = [d % ndim for d in given] if given else list(range(ndim))
-    if axis in dims:
+def _reduced(passage: Passage, source: Tracked, reduce: Callable[..., Tensor]) -> Tracked:
+    """A mean or a sum over some dimensions; those of the channels may be among them."""
+    ndim, shape = len(source.shape), source.shape
+    dims, axes = reduced_dims(passage.n, ndim), source.axes()
+    keep = len(passage.kept.shapes[0]) == ndim
+    left = [d for d in range(ndim) if d not in dims]
+    if not left:
         raise not_understood(passage.n)
-    keep = len(kept.shapes[0]) == ndim
+    axis = max(left, key=lambda d: (d in axes, shape[d]))
+    source = source.along(axis)
     # In a flow's value the rows come first, then the positions.
     places = [d + 1 if d < axis else d for d in dims]
-    reduce = torch.mean if operation(passage.n) == "mean" else torch.sum
     flows = [fl.mapped(flow, lambda value: reduce(value, places, keep)) for flow in source.flows]
+    if reduce is torch.mean:
+        # Over channels it is a fixed weight of each, over positions it is none.
+        share = 1 / prod(shape[d] for d in dims if d in axes)
+        flows = [replace(flow, scale=flow.scale * share) for flow in flows]
     return passage.after(axis if keep else axis - sum(d < axis for d in dims), flows)
+
+
+def _spatial(passage: Passage) -> Tracked:
+    """A linear layer over positions: as a kernel of a depthwise convolution, but one for all."""
+    source = passage.source.along(passage.source.natural_axis())
+    weight, bias = weight_and_bias(passage.n, passage.kept)
+    norm = weight.abs().sum(1).mean()
+    flows = [
+        replace(flow, value=F.linear(flow.value, weight), scale=flow.scale * norm)
+        for flow in source.flows
+    ]
+    (shape,) = passage.kept.shapes
+    if bias is not None:
+        flows += _constant(passage, bias, shape, source.axis)
+    return passage.after(source.axis, flows)
 
 
 def _constant(passage: Passage, tensor: Tensor, shape: torch.Size, axis: int) -> list[Flow]:
@@ -296,8 +351,7 @@ def _constant(passage: Passage, tensor: Tensor, shape: torch.Size, axis: int) ->
 
 def _common_axis(sources: list[Tracked]) -> int | None:
     """The dimension of the channels of the first tensor that has several."""
-    axes = (source.natural_axis() for source in sources if source.count > 1)
-    return next((axis for axis in axes if axis is not None), None)
+    return next((source.natural_axis() for source in sources if source.count > 1), None)
 
 
 def _broadcast(tensor: Tensor, shape: torch.Size) -> Tensor:
@@ -319,4 +373,7 @@ _PASSING: dict[Kind, Callable[[Passage], Followed]] = {
     Kind.MAX_POOL: _max_pool,
     Kind.DEPTHWISE: _depthwise,
     Kind.AVERAGE: _average,
+    Kind.FOLD: _fold,
+    Kind.MAX: _max,
+    Kind.SPATIAL: _spatial,
 }

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, fx, nn
 
+from expcam.classifier.frozen import kept
 from expcam.errors import WiringError
 
 
@@ -38,10 +39,16 @@ class Program:
 
     @property
     def output(self) -> fx.Node:
-        """The node that gives the logits."""
+        """The node of what the module gives."""
         (result,) = next(n for n in self.module.graph.nodes if n.op == "output").args
-        logits: fx.Node = result[0] if isinstance(result, tuple | list) else result
-        return logits
+        output: fx.Node = result[0] if isinstance(result, tuple | list) else result
+        return output
+
+    @property
+    def logits(self) -> fx.Node:
+        """The node of the logits; a softmax that the module ends in is behind it."""
+        output = self.output
+        return output.all_input_nodes[0] if operation(output) in SOFTMAX else output
 
     def arguments(self, module: nn.Module, x: Tensor) -> list[Any]:
         """What the graph takes: the module's present weights and the image ``x``."""
@@ -147,7 +154,8 @@ def capture(module: nn.Module, x: Tensor) -> Program:
     if key not in found:
         while len(found) >= MOST_PROGRAMS:
             del found[next(iter(found))]
-        found[key] = _exported(module, x)
+        with kept(module):
+            found[key] = _exported(module, x)
     return found[key]
 
 
@@ -210,10 +218,12 @@ def _state(value: object, depth: int = 4) -> object:
 def _exported(module: nn.Module, x: Tensor) -> Program:
     # A batch of one would be taken for a constant.
     example = torch.zeros(2, *x.shape[1:], dtype=x.dtype, device=x.device)
+    own = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
     free = ({0: torch.export.Dim.AUTO},)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            module(example)  # so that it does not make while it is traced what it makes once
             exported = torch.export.export(module, (example,), dynamic_shapes=free, strict=False)
     except Exception as error:  # it raises what the module raises, and much of its own
         reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
@@ -229,11 +239,15 @@ def _exported(module: nn.Module, x: Tensor) -> Program:
     _out_of_place(
         exported.graph, next(n for n in exported.graph.nodes if n.name in signature.user_inputs)
     )
+    exported.graph.eliminate_dead_code()  # what else it gives beside the logits
+    _in_simpler_terms(exported.graph)
     placeholders = [n.name for n in exported.graph.nodes if n.op == "placeholder"]
     program = Program(
         module=exported.graph_module,
         inputs={name: names.get(name) for name in placeholders},
-        constants={k: v for k, v in exported.constants.items() if isinstance(v, Tensor)},
+        # Also buffers that it registers when it is called.
+        constants={k: v for k, v in exported.constants.items() if isinstance(v, Tensor)}
+        | {k: v for k, v in exported.state_dict.items() if k not in own},
     )
     if isinstance(program.image.meta["val"].shape[0], int):
         raise WiringError("the classifier cannot be traced for batches of any size")
@@ -272,6 +286,9 @@ def where(n: fx.Node) -> str:
     stack = n.meta.get("nn_module_stack") or {}
     paths = [path for path, _ in stack.values() if not path.startswith("_empty_nn_module")]
     return paths[-1] if paths else ""
+
+
+SOFTMAX = {"softmax", "log_softmax"}
 
 
 FRESH = {
@@ -329,11 +346,52 @@ def _out_of_place(graph: fx.Graph, image: fx.Node) -> None:
             user.replace_input_with(old, n)
 
 
+def _in_simpler_terms(graph: fx.Graph) -> None:
+    """Write some operations as those that they are made of; the logits get one of their own."""
+    aten = torch.ops.aten
+    for n in list(graph.nodes):
+        with graph.inserting_before(n):
+            if operation(n) == "addcmul":
+                added, one, other = n.args
+                product = _inserted(n, aten.mul.Tensor, one, other)
+                if (value := n.kwargs.get("value", 1)) != 1:
+                    product = _inserted(n, aten.mul.Tensor, product, value)
+                simpler = _inserted(n, aten.add.Tensor, added, product)
+            elif operation(n) == "stack":
+                parts, dim = (*n.args, n.kwargs.get("dim", 0))[:2]
+                apart = [_inserted(n, aten.unsqueeze.default, part, dim) for part in parts]
+                simpler = _inserted(n, aten.cat.default, apart, dim)
+            elif n.op == "output":
+                _mark_logits(n)
+                continue
+            else:
+                continue
+        n.replace_all_uses_with(simpler)
+        graph.erase_node(n)
+
+
+def _mark_logits(output: fx.Node) -> None:
+    """Let the logits be an operation of their own, in front of a softmax."""
+    user, (logits,) = output, output.all_input_nodes
+    if operation(logits) in SOFTMAX:
+        user, (logits,) = logits, logits.all_input_nodes
+    with output.graph.inserting_before(user):
+        user.replace_input_with(logits, _inserted(logits, torch.ops.aten.alias.default, logits))
+
+
+def _inserted(instead: fx.Node, packet: Any, *args: Any) -> fx.Node:
+    """A new operation, where the graph is being written, in the place of another."""
+    made = instead.graph.call_function(packet, args)
+    value = packet(*fx.node.map_arg(args, lambda a: a.meta["val"]))
+    made.meta = {**instead.meta, "val": value}
+    return made
+
+
 VIEWS = {
     *("view", "reshape", "_unsafe_view", "flatten", "unflatten", "permute", "transpose", "t"),
     *("swapaxes", "movedim", "squeeze", "unsqueeze", "expand", "expand_as", "slice", "select"),
     *("narrow", "chunk", "split", "split_with_sizes", "tensor_split", "unbind", "alias", "detach"),
-    *("view_as", "swapdims", "numpy_T", "mT"),
+    *("view_as", "reshape_as", "swapdims", "numpy_T", "mT", "unfold"),
 }
 """Operations whose result looks at the memory of their first argument."""
 

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from expcam.circuits.trace.kinds import Kind, reduced_dims
 from expcam.circuits.trace.program import Call, Interpreter, capture, flat, in_dtype_of, operation
-from expcam.circuits.trace.wiring import Kind, Step, Wiring, not_understood, wire
+from expcam.circuits.trace.wiring import Step, Wiring, not_understood, wire
+from expcam.errors import WiringError
 
 INPUT = "input"
 """The layer name of the colour channels of the image."""
@@ -59,12 +61,14 @@ class Kept:
         shapes: The shapes of its results.
         frozen: What it did to this image: the factors of a gate or a norm, the places that a max
             pooling picked, or the other factor of a product.
+        added: What a nonlinearity makes of zeros, where that is not zero.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     shapes: tuple[torch.Size, ...]
     frozen: Tensor | None = None
+    added: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,12 +121,12 @@ def record(module: nn.Module, e: Tensor, *, observer: LayerObserver | None = Non
         activations[layer.name], preactivations[layer.name] = activation, preactivation
 
     recorder = _Recorder(wiring, observer or keep)
-    logits = Interpreter(wiring.program, observe=recorder)(module, e)
+    Interpreter(wiring.program, observe=recorder)(module, e)
     return Recording(
         wiring=wiring,
         image=e.detach(),
         layers=recorder.layers,
-        logits=logits,
+        logits=recorder.logits,
         kept=recorder.kept,
         activations=activations,
         preactivations=preactivations,
@@ -138,6 +142,7 @@ class _Recorder:
         self.kept: dict[fx.Node, Kept] = {}
         self.layers: dict[str, Layer] = {}
         self.preactivations: dict[str, Tensor] = {}
+        self.logits = torch.empty(0)
         self.finished = {site.activation: name for name, site in wiring.sites.items()}
 
     def __call__(self, call: Call, result: Any) -> None:
@@ -145,19 +150,20 @@ class _Recorder:
         if step is not None:
             with torch.no_grad():
                 self.kept[call.node] = _kept(call, step, result)
-            if step.kind in (Kind.LAYER, Kind.ATTENTION):
+            if step.kind in (Kind.LAYER, Kind.ATTENTION, Kind.LOGITS):
                 assert step.owner is not None
                 self.preactivations[step.owner] = result
         if call.node in self.finished:
             self._finish(self.finished[call.node], result)
+        if call.node is self.wiring.logits:
+            self.logits = result
 
     def _finish(self, name: str, activation: Tensor) -> None:
         site = self.wiring.sites[name]
-        axis = _axis(self.wiring.steps[site.node].kind, site.node, activation)
-        scale = activation.new_ones(activation.shape[axis])
+        scale = activation.new_ones(activation.shape[site.axis])
         for norm in site.norms:
             scale = scale * norm_scale(norm, self.kept[norm])
-        layer = Layer(name=name, axis=axis, shape=activation.shape, scale=scale)
+        layer = Layer(name=name, axis=site.axis, shape=activation.shape, scale=scale)
         self.layers[name] = layer
         self.observer(layer, activation, self.preactivations.pop(name))
 
@@ -170,11 +176,17 @@ def _kept(call: Call, step: Step, result: Any) -> Kept:
         frozen = _FROZEN[step.kind](n, call.args, result)
     if step.kind in (Kind.PRODUCT, Kind.SCALE):
         frozen = _factor(n, call.args, step.sources[0], result)
+    added = None
+    if step.kind is Kind.GATE and frozen is not None and operation(n) != "relu":
+        zeros = call.args[0] == 0
+        if bool((result[zeros] != 0).any()):
+            added = torch.where(zeros, result, 0)
     return Kept(
         args=tuple(_without(a, value, names) for a, value in zip(n.args, call.args, strict=True)),
         kwargs={k: _without(n.kwargs[k], value, names) for k, value in call.kwargs.items()},
         shapes=tuple(each.shape for each in flat((result,))),
         frozen=frozen,
+        added=added,
     )
 
 
@@ -200,12 +212,6 @@ def norm_scale(n: fx.Node, kept: Kept) -> Tensor:
     return scale if weight is None else scale * weight
 
 
-def _axis(kind: Kind, n: fx.Node, activation: Tensor) -> int:
-    if kind is Kind.ATTENTION:
-        return activation.ndim - 3  # heads, positions, features
-    return 1 if operation(n) == "conv2d" else activation.ndim - 1
-
-
 def _without(node: Any, value: Any, names: set[Any]) -> Any:
     """An argument's value, or the node itself where channels are followed through it."""
     if isinstance(node, tuple | list):
@@ -226,16 +232,32 @@ def _gate(n: fx.Node, args: tuple[Any, ...], result: Tensor) -> Tensor:
     return torch.where(before == 0, torch.zeros_like(result), result / before)
 
 
-def _picks(_: fx.Node, args: tuple[Any, ...], __: Tensor) -> Tensor:
+def _picks(_: fx.Node, args: tuple[Any, ...], result: Any) -> Tensor:
+    """Where in its plane a max pooling found each number."""
+    if isinstance(result, tuple | list):
+        return result[1]  # type: ignore[no-any-return]
     return torch.ops.aten.max_pool2d_with_indices(*args)[1]  # type: ignore[no-any-return]
+
+
+def _highest(n: fx.Node, args: tuple[Any, ...], _: Any) -> Tensor:
+    """1 where a maximum over some dimensions found its number, else 0."""
+    x, dims = args[0], reduced_dims(n, args[0].ndim)
+    order = [*(d for d in range(x.ndim) if d not in dims), *dims]
+    moved = x.permute(order)
+    rows = moved.flatten(x.ndim - len(dims))
+    first = torch.zeros_like(rows).scatter_(-1, rows.argmax(-1, keepdim=True), 1)
+    return first.view(moved.shape).permute([order.index(d) for d in range(x.ndim)])
 
 
 def _norm(n: fx.Node, args: tuple[Any, ...], _: Tensor) -> Tensor:
     """One over the standard deviation: of each position, or of each group of channels."""
     x = args[0]
-    if operation(n) == "layer_norm":
+    if operation(n) in ("layer_norm", "rms_norm"):
         if len(args[1]) != 1:
             raise not_understood(n)
+        if operation(n) == "rms_norm":
+            epsilon = args[3] if len(args) > 3 and args[3] is not None else torch.finfo(x.dtype).eps
+            return (x.square().mean(-1) + epsilon).rsqrt()  # type: ignore[no-any-return]
         epsilon = args[4] if len(args) > 4 else 1e-5
         return (x.var(-1, correction=0) + epsilon).rsqrt()  # type: ignore[no-any-return]
     groups = args[1] if operation(n) == "group_norm" else x.shape[1]
@@ -256,6 +278,7 @@ def _factor(n: fx.Node, args: tuple[Any, ...], passing: fx.Node, result: Tensor)
 _FROZEN: dict[Kind, Callable[[fx.Node, tuple[Any, ...], Tensor], Tensor]] = {
     Kind.GATE: _gate,
     Kind.MAX_POOL: _picks,
+    Kind.MAX: _highest,
     Kind.NORM: _norm,
 }
 
@@ -329,7 +352,7 @@ def measure(
         gradients: Whether the gradient by the active channels' preactivations is kept.
 
     Raises:
-        WiringError: The module cannot be followed.
+        WiringError: The module cannot be followed, or no gradient gets to the image.
     """
     image = in_dtype_of(module, e).detach().requires_grad_()
     meter = _Meter(selection, gradients)
@@ -337,6 +360,8 @@ def measure(
     with torch.enable_grad():
         recording = record(module, image, observer=meter.watch_layer)
     meter.fixed[recording.output_layer] = torch.tensor([label])
+    if not recording.logits.requires_grad:
+        raise WiringError("no gradient gets from the logits to the image")
     torch.autograd.grad(recording.logits[0, label], image, allow_unused=True)
     return meter.measured(recording)
 
@@ -366,7 +391,8 @@ class _Meter:
         # At once, while it is in the processor's cache.
         self._activations[name] = rows.flatten(1).abs().mean(1)
         self._rows[name] = rows
-        activation.register_hook(lambda gradient: self._reduce(name, gradient.movedim(axis, 0)))
+        if activation.requires_grad:  # else what the image does not reach
+            activation.register_hook(lambda gradient: self._reduce(name, gradient.movedim(axis, 0)))
 
     def watch_layer(self, layer: Layer, activation: Tensor, preactivation: Tensor) -> None:
         self.watch(layer.name, layer.axis, activation)
@@ -376,7 +402,8 @@ class _Meter:
                 chosen = self._active[layer.name].channels
                 self._by_preactivation[layer.name] = layer.rows(gradient)[chosen]
 
-            preactivation.register_hook(keep)
+            if preactivation.requires_grad:
+                preactivation.register_hook(keep)
 
     def _reduce(self, name: str, gradient: Tensor | None) -> None:
         rows = self._rows.pop(name)

@@ -4,87 +4,38 @@ Some operations mix channels: convolutions, linear layers, attention. They are t
 circuit. All others pass channels on, or, as in squeeze-and-excitation, gate those that pass.
 """
 
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from functools import lru_cache
 from typing import Any
 
 from torch import Tensor, fx
 
-from expcam.circuits.trace.program import VIEWS, Program, depending, flat, operation, where
+from expcam.circuits.trace import layout
+from expcam.circuits.trace.kinds import (
+    NORMALISING,
+    REDUCING,
+    REINDEXING,
+    SAME,
+    SCORING,
+    SELECTING,
+    SIMPLE,
+    SPREADING,
+    Kind,
+    attends,
+    groups_of,
+    is_depthwise,
+    is_unusual,
+)
+from expcam.circuits.trace.layout import Labels
+from expcam.circuits.trace.program import SOFTMAX, Program, depending, flat, operation, where
 from expcam.errors import WiringError
 
-ELEMENTWISE = {
-    *("relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "selu", "celu", "gelu", "silu"),
-    *("mish", "softplus", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "hardshrink"),
-    *("softshrink", "clamp", "clamp_min", "clamp_max", "abs", "square"),
-}
-SAME = {
-    *("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "contiguous"),
-    *("clone", "alias", "detach", "to", "_to_copy", "type_as", "lift_fresh_copy"),
-}
-REINDEXING = VIEWS - SAME | {
-    *("roll", "flip", "pad", "constant_pad_nd", "index", "index_select", "repeat", "getitem"),
-    *("repeat_interleave", "channel_shuffle", "pixel_shuffle", "pixel_unshuffle"),
-    *("upsample_nearest2d",),
-}
-SELECTING = {
-    *("slice", "select", "narrow", "chunk", "split", "split_with_sizes", "tensor_split", "unbind"),
-    *("getitem", "index", "index_select", "roll", "flip", "channel_shuffle"),
-}
-SPREADING = {"expand", "expand_as", "repeat", "unsqueeze", "view", "reshape", "upsample_nearest2d"}
-AVERAGING = {"avg_pool2d", "adaptive_avg_pool2d", "mean", "sum", "upsample_bilinear2d"}
-NORMALISING = {"layer_norm", "group_norm", "instance_norm"}
-JOINING = {"cat", "concat", "concatenate"}
-PRODUCTS = {"matmul", "bmm", "einsum"}
-
-
-class Kind(Enum):
-    """What an operation does to the channels that it is given."""
-
-    IMAGE = auto()
-    LAYER = auto()
-    """Mixes channels; its own are nodes of the circuit."""
-    ATTENTION = auto()
-    """Mixes positions by weights that depend on the image; its heads are nodes."""
-    PROJECTION = auto()
-    """Mixes channels without nodes: into queries, keys and values, or back to the stream."""
-    DEPTHWISE = auto()
-    """A convolution with one kernel per channel, which mixes none."""
-    BATCH_NORM = auto()
-    NORM = auto()
-    """A layer, group or instance norm, whose scale depends on the image."""
-    GATE = auto()
-    """An elementwise nonlinearity: it lets a share of each number pass."""
-    SAME = auto()
-    """Changes nothing."""
-    REINDEX = auto()
-    """Moves numbers to other places: a change of shape, a shuffle, a part of a tensor."""
-    AVERAGE = auto()
-    MAX_POOL = auto()
-    JOIN = auto()
-    """A concatenation."""
-    SUM = auto()
-    SCALE = auto()
-    """Multiplies by something that is the same for every image."""
-    PRODUCT = auto()
-    """Multiplies by something that the image makes too."""
-
-
-SIMPLE = {
-    **dict.fromkeys(ELEMENTWISE, Kind.GATE),
-    **dict.fromkeys(SAME, Kind.SAME),
-    **dict.fromkeys(REINDEXING, Kind.REINDEX),
-    **dict.fromkeys(AVERAGING, Kind.AVERAGE),
-    **dict.fromkeys(NORMALISING, Kind.NORM),
-    **dict.fromkeys(JOINING, Kind.JOIN),
-    **dict.fromkeys(("mul", "div", "neg"), Kind.SCALE),
-    **dict.fromkeys(("add", "sub"), Kind.SUM),
-    "batch_norm": Kind.BATCH_NORM,
-    "max_pool2d": Kind.MAX_POOL,
-}
-"""What an operation does, where its name tells."""
+LOGITS = "logits"
+"""The name of the classes where no layer's own channels are."""
+AGAIN = "@"
+"""Stands before the number of a further use of a layer: ``fc@2``."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +61,16 @@ class Site:
         node: The operation that mixes channels.
         activation: The operation that gives its activation: the last of the batch norm and the
             nonlinearity that follow it, before any sum, concatenation or pooling.
+        axis: The dimension of its activation that its channels are along.
+        features: Of attention the dimension along which a head has its features.
         norms: The batch norms behind it that come before the nonlinearity.
         rectified: Whether a nonlinearity has followed it.
     """
 
     node: fx.Node
     activation: fx.Node
+    axis: int
+    features: int | None = None
     norms: list[fx.Node] = field(default_factory=list)
     rectified: bool = False
 
@@ -130,16 +85,18 @@ class Wiring:
         sites: The layers, by name, in order of execution. Layers that only make a gate, as in
             squeeze-and-excitation, are left out.
         output_layer: The layer whose channels are the classes.
+        logits: The operation that gives the logits; a softmax behind it is left out.
     """
 
     program: Program
     steps: dict[fx.Node, Step]
     sites: dict[str, Site]
     output_layer: str
+    logits: fx.Node
 
     def groups(self, name: str) -> int:
         """Into how many groups a layer's convolution is divided; 1 for other layers."""
-        return _groups(self.sites[name].node)
+        return groups_of(self.sites[name].node)
 
 
 @lru_cache(maxsize=8)
@@ -157,31 +114,36 @@ class _Wirer:
         self.program = program
         self.depending = depending(program)
         self.steps: dict[fx.Node, Step] = {program.image: Step(Kind.IMAGE, ())}
+        self.labels: dict[fx.Node, Labels] = {program.image: layout.fresh(program.image, 1)}
         self.sites: dict[str, Site] = {}
         # Tensors of the image through which channels cannot be followed, and the operation that
         # is the reason. They may be gates, nothing else.
         self.opaque: dict[fx.Node, fx.Node] = {}
-        self.attends = any(_attends(n, self.depending) for n in program.module.graph.nodes)
+        self.attends = any(attends(n, self.depending) for n in program.module.graph.nodes)
 
     def wire(self) -> Wiring:
+        logits = self.program.logits
         for n in self.program.module.graph.nodes:
             if n.op == "call_function" and n in self.depending:
                 self._step(n)
-        output = self.program.output
-        if output in self.opaque:
-            raise not_understood(self.opaque[output])
-        if output not in self.steps:
+            if n is logits:
+                break
+        if logits in self.opaque:
+            raise not_understood(self.opaque[logits])
+        if logits not in self.steps:
             raise WiringError("the logits do not depend on the image in a way that can be followed")
-        owners = {self.steps[n].owner for n in self._back(output)}
-        owner = next(iter(owners)) if len(owners) == 1 else None
+        owner = self._owner(logits)
         if owner is None:
-            raise WiringError("the logits do not come from one layer, so they have no circuit")
-        way = self._way(output)
+            owner = LOGITS
+            self.sites[owner] = Site(node=logits, activation=logits, axis=1)
+            self.steps[logits] = Step(Kind.LOGITS, self.steps[logits].sources, owner)
+        way = self._way(logits)
         return Wiring(
             self.program,
             steps={n: step for n, step in self.steps.items() if n in way},
             sites={name: site for name, site in self.sites.items() if site.node in way},
             output_layer=owner,
+            logits=logits,
         )
 
     def _way(self, output: fx.Node) -> set[fx.Node]:
@@ -193,29 +155,29 @@ class _Wirer:
             todo += new
         return found
 
-    def _back(self, output: fx.Node) -> list[fx.Node]:
-        """The nearest operations whose result holds one layer's own channels."""
-        found, todo = [], [output]
+    def _owner(self, logits: fx.Node) -> str | None:
+        """The layer whose own channels, one to one, are the classes."""
+        owners, todo = set(), [logits]
         while todo:
             n = todo.pop()
             step = self.steps[n]
             if step.kind is Kind.REINDEX and operation(n) in SELECTING:
-                raise WiringError("the logits are a part of a layer's channels, or out of order")
+                return None
             if step.owner is None and step.kind in (
                 *(Kind.SAME, Kind.REINDEX, Kind.AVERAGE, Kind.MAX_POOL, Kind.GATE),
                 *(Kind.SUM, Kind.JOIN, Kind.BATCH_NORM, Kind.PRODUCT, Kind.SCALE),
             ):
                 todo += step.sources
             else:
-                found.append(n)
-        return found
+                owners.add(step.owner)
+        return owners.pop() if len(owners) == 1 else None
 
     def _step(self, n: fx.Node) -> None:
         tensors = [a for a in flat((*n.args, *n.kwargs.values())) if isinstance(a, fx.Node)]
         images = [a for a in tensors if a in self.depending]
         hidden = [a for a in images if a in self.opaque]
         name = operation(n)
-        if name in PRODUCTS | {"scaled_dot_product_attention"} and len(images) > 1:
+        if attends(n, self.depending):
             self._product_of_matrices(n, name)
         elif name in ("mul", "div") and len(images) > 1:
             self._gated(n, images, name)
@@ -224,49 +186,53 @@ class _Wirer:
             self.opaque[n] = self.opaque[hidden[0]]
         elif (kind := self._kind(n, name)) is None:
             self.opaque[n] = n
-        elif kind in (Kind.LAYER, Kind.ATTENTION):
+        elif kind is Kind.LAYER:
             self._layer(n, kind, tuple(images))
-        else:
-            self._pass(n, kind, tuple(images))
+        else:  # of a second tensor a change of shape takes the shape
+            self._pass(n, kind, tuple(images[:1] if kind is Kind.REINDEX else images))
 
     def _kind(self, n: fx.Node, name: str) -> Kind | None:
-        if self._unusual(n, name):
+        if is_unusual(n, self.depending):
             return None
         if name == "conv2d":
-            return Kind.DEPTHWISE if _is_depthwise(n) else Kind.LAYER
+            return Kind.DEPTHWISE if is_depthwise(n) else Kind.LAYER
         if name == "linear" or (name in ("matmul", "mm") and n.args[0] in self.depending):
-            projects = _leads(n, lambda user: _attends(user, self.depending)) or self._writes(n)
+            axes = layout.axes_of(self.labels[n.args[0]])  # type: ignore[index]
+            if axes and len(layout.shape_of(n)) - 1 not in axes:
+                return Kind.SPATIAL
+            projects = _leads(n, lambda user: attends(user, self.depending)) or self._writes(n)
             return Kind.PROJECTION if projects else Kind.LAYER
         return SIMPLE.get(name)
 
-    def _unusual(self, n: fx.Node, name: str) -> bool:
-        """Whether a known operation is used in a way that is not understood."""
-        if name in ("conv2d", "linear"):  # the image makes the weights, or the groups
-            dynamic = isinstance(_option(n, 6, "groups", 1), fx.Node)
-            return n.args[1] in self.depending or dynamic
-        if name == "batch_norm":  # without running statistics its scale is the image's
-            return n.args[3] is None or bool(n.args[5])
-        if name == "instance_norm":  # with running statistics it is a batch norm
-            return not n.args[5]
-        if name in ("pad", "constant_pad_nd"):
-            return bool(_option(n, 3 if name == "pad" else 2, "value", None))
-        return name == "div" and n.args[0] not in self.depending
-
-    def _layer(self, n: fx.Node, kind: Kind, sources: tuple[fx.Node, ...]) -> None:
+    def _layer(
+        self, n: fx.Node, kind: Kind, sources: tuple[fx.Node, ...], features: int | None = None
+    ) -> None:
         name = self._name(n, kind)
-        if name in self.sites:
-            raise WiringError(f"layer `{name}` is used twice, which the readout cannot tell apart")
-        self.sites[name] = Site(node=n, activation=n)
-        self.steps[n] = Step(kind, sources, name)
+        axis = 1 if operation(n) == "conv2d" else len(layout.shape_of(n)) - 1
+        if kind is Kind.ATTENTION:
+            axis, features = self._heads(n, sources[0])
+        self.sites[name] = Site(node=n, activation=n, axis=axis, features=features)
+        self._add(n, Step(kind, sources, name))
+
+    def _heads(self, n: fx.Node, values: fx.Node) -> tuple[int, int]:
+        """Along which dimensions attention has its heads, and each head its features."""
+        ndim = len(layout.shape_of(n))
+        axes = layout.axes_of(layout.attended(n, values, self.labels[values])) or []
+        features = max((d for d in axes if d >= ndim - 2), default=ndim - 1)
+        return max((d for d in axes if d != features), default=max(ndim - 3, 0)), features
 
     def _name(self, n: fx.Node, kind: Kind) -> str:
-        if kind is Kind.ATTENTION:
-            return where(n) or "attention"
+        """As the user knows it; further uses of one layer are told apart by a number."""
         weight: Any = n.args[1]
         while isinstance(weight, fx.Node) and weight.op == "call_function":
             weight = next(iter(weight.all_input_nodes), None)
         parameter = self.program.inputs.get(weight.name) if isinstance(weight, fx.Node) else None
-        return (parameter or where(n) or n.name).removesuffix(".weight")
+        own = _as_known(parameter or "").removesuffix(".weight")
+        # Of layers that share a weight each has the name of its module.
+        shared = not f"{own}.".startswith(f"{where(n)}.") and not where(n).startswith(f"{own}.")
+        name = where(n) if kind is Kind.ATTENTION or (shared and where(n)) else own
+        name = name or where(n) or ("attention" if kind is Kind.ATTENTION else n.name)
+        return use_of(name, 1 + sum(known.partition(AGAIN)[0] == name for known in self.sites))
 
     def _pass(self, n: fx.Node, kind: Kind, sources: tuple[fx.Node, ...]) -> None:
         """An operation that keeps channels apart.
@@ -276,7 +242,7 @@ class _Wirer:
         owner = None
         if len(sources) == 1 and kind in (Kind.BATCH_NORM, Kind.GATE, Kind.SAME, Kind.NORM):
             (source,) = sources
-            alone = len(source.users) == 1 and operation(n) != "layer_norm"
+            alone = len(source.users) == 1 and operation(n) not in ("layer_norm", "rms_norm")
             if alone and self.steps[source].owner is not None:
                 owner = self.steps[source].owner
                 assert owner is not None
@@ -285,7 +251,37 @@ class _Wirer:
                 if kind is Kind.BATCH_NORM and not site.rectified:
                     site.norms.append(n)
                 site.rectified |= kind is Kind.GATE
-        self.steps[n] = Step(kind, sources, owner)
+        self._add(n, Step(kind, sources, owner))
+
+    def _add(self, n: fx.Node, step: Step) -> None:
+        self.steps[n] = step
+        self.labels[n] = self._labels(n, step)
+
+    def _labels(self, n: fx.Node, step: Step) -> Labels:
+        source = step.sources[0]
+        labels = self.labels[source]
+        match step.kind:
+            case Kind.LAYER | Kind.PROJECTION:
+                found: Labels = layout.fresh(n, 1 if operation(n) == "conv2d" else -1)
+            case Kind.ATTENTION:
+                found = layout.attended(n, source, labels)
+            case Kind.SAME:
+                found = labels
+            case _ if operation(n) in ("im2col", "col2im"):
+                found = layout.fresh(n, 1)
+            case Kind.REINDEX:
+                found = layout.moved(n, source, labels)
+            case Kind.JOIN:
+                found = layout.joined(n, self.labels)
+            case Kind.SUM:
+                known = [self.labels[each] for each in step.sources]
+                widest = max(known, key=lambda each: len(layout.axes_of(each) or []))
+                found = layout.kept_apart(n, widest)
+            case _ if operation(n) in REDUCING:
+                found = layout.reduced(n, source, labels)
+            case _:
+                found = layout.kept_apart(n, labels)
+        return found
 
     def _gated(self, n: fx.Node, images: list[fx.Node], name: str) -> None:
         """A product of two tensors of the image: the larger one passes, the other is its gate."""
@@ -308,14 +304,26 @@ class _Wirer:
             self._pass(n, Kind.PRODUCT, (passing,))
 
     def _product_of_matrices(self, n: fx.Node, name: str) -> None:
+        """Attention: the values are followed, by which they are weighed is held fixed."""
         if name == "scaled_dot_product_attention":
-            values = [n.args[2]]
+            values: list[Any] = [n.args[2]]
         else:
-            values = [a for a in n.all_input_nodes if a in self.steps]
-        if len(values) == 1 and values[0] in self.steps:
-            self._layer(n, Kind.ATTENTION, (values[0],))  # type: ignore[arg-type]
-        else:
+            values = [a for a in n.all_input_nodes if a in self.depending]
+        values = [a for a in values if a in self.steps]
+        if not values or _leads(n, lambda user: operation(user) in SOFTMAX, SCORING):
             self.opaque[n] = n
+            return
+        # Of two that are followed the weights are those with more nonlinearities behind them.
+        passing = min(reversed(values), key=self._nonlinearities)
+        self._layer(n, Kind.ATTENTION, (passing,))
+
+    def _nonlinearities(self, n: fx.Node) -> int:
+        """How many there are between a tensor and the layer or projection that it comes from."""
+        found = 0
+        while self.steps[n].kind not in (Kind.LAYER, Kind.PROJECTION, Kind.ATTENTION, Kind.IMAGE):
+            found += self.steps[n].kind is Kind.GATE
+            n = self.steps[n].sources[0]
+        return found
 
     def _writes(self, n: fx.Node) -> bool:
         """Whether a linear layer writes one layer's channels to a transformer's stream."""
@@ -332,6 +340,17 @@ class _Wirer:
         return _leads(n, lambda user: operation(user) == "add", NORMALISING)
 
 
+def _as_known(parameter: str) -> str:
+    """The name of a weight that is made from others: a norm and a direction, a mask."""
+    parameter = re.sub(r"parametrizations\.(\w+)\..*$", r"\1", parameter)
+    return re.sub(r"\bweight_(g|v|orig|mask)$", "weight", parameter)
+
+
+def use_of(name: str, number: int) -> str:
+    """The name of a layer at one of its uses: ``fc`` at the first, ``fc@2`` at the second."""
+    return name if number == 1 else f"{name}{AGAIN}{number}"
+
+
 def not_understood(n: fx.Node) -> WiringError:
     """The error that names an operation."""
     place = where(n)
@@ -340,15 +359,6 @@ def not_understood(n: fx.Node) -> WiringError:
         + (f" in `{place}`" if place else "")
         + "; it knows convolutions, linear layers, attention, norms, elementwise "
         "nonlinearities, pooling, sums, gates, concatenations and changes of shape"
-    )
-
-
-def _attends(n: fx.Node, images: Collection[fx.Node]) -> bool:
-    if n.op != "call_function":
-        return False
-    name = operation(n)
-    return name == "scaled_dot_product_attention" or (
-        name in PRODUCTS and sum(a in images for a in n.all_input_nodes) > 1
     )
 
 
@@ -366,21 +376,6 @@ def _leads(n: fx.Node, goal: Callable[[fx.Node], bool], beside: Collection[str] 
         if user.op == "call_function" and operation(user) in passing:
             todo += user.users
     return False
-
-
-def _groups(n: fx.Node) -> int:
-    return int(_option(n, 6, "groups", 1)) if operation(n) == "conv2d" else 1
-
-
-def _option(n: fx.Node, place: int, name: str, default: Any) -> Any:
-    """An argument that may be given by its place, by its name or not at all."""
-    return n.kwargs.get(name, n.args[place] if len(n.args) > place else default)
-
-
-def _is_depthwise(n: fx.Node) -> bool:
-    arguments: Any = n.args
-    weight = arguments[1].meta["val"]
-    return bool(_groups(n) == len(weight) > 1 and weight.shape[1] == 1)
 
 
 def _before_spreading(n: fx.Node) -> fx.Node:
