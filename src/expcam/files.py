@@ -10,6 +10,14 @@ from pathlib import Path
 from expcam.errors import FileFormatError
 
 
+def legible(name: str) -> str:
+    """The name of a file as text that can be written anywhere.
+
+    Bytes of it that are no UTF-8 become question marks.
+    """
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
     """Give a temporary path; what is written there replaces ``path`` at the end of the block.

@@ -1,7 +1,7 @@
 import torch
 
 import expcam
-from expcam.classifier.choices import LEADING, Pair
+from expcam.classifier.choices import LEADING, Finding, Pair
 from tests.helpers import red_square
 
 
@@ -25,3 +25,20 @@ def test_between_two_classes_the_softmax_is_that_of_their_own_logits(
     assert detector.logits(x).shape == (1, 3)
     assert pair.compares
     assert not detector.compares
+
+
+def test_a_finding_is_there_or_not_by_its_own_sigmoid() -> None:
+    logits = torch.tensor([[1.0, 4.0], [3.0, -2.0], [5.0, 0.0]])
+    two = Finding(1).logits(logits)
+    assert two.tolist() == [[0.0, 4.0], [0.0, -2.0], [0.0, 0.0]]
+    assert torch.allclose(two.softmax(1)[:, LEADING], logits[:, 1].sigmoid())
+    assert (two.argmax(1) == LEADING).tolist() == [True, False, False]
+
+
+def test_a_decision_takes_place_among_what_competes_for_it(detector: expcam.Classifier) -> None:
+    whole, place = detector.deciding(1, None, multi_label=False)
+    assert (whole, place) == (detector, 1)
+    alone, place = detector.deciding(1, None, multi_label=True)
+    assert (alone.logits(red_square()[None]).tolist(), place) == ([[0.0, 8.0]], LEADING)
+    pair, place = detector.deciding(1, 0, multi_label=True)
+    assert (pair.logits(red_square()[None]).tolist(), place) == ([[0.0, 6.0]], LEADING)

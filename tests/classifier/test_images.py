@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -5,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image
+from PIL import Image, ImageOps
 
-from expcam.classifier.images import open_image
+from expcam.classifier.images import file_name, open_image
 from expcam.errors import ImageError
 
 
@@ -49,6 +50,49 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     exif[0x0112] = 6  # the camera was turned by 90 degrees
     solid("RGB", "red", (8, 4)).save(tmp_path / "r.jpg", exif=exif)
     assert open_image(tmp_path / "r.jpg").size == (4, 8)
+
+
+UPSIDE = b"Exif\0\0II*\0\x08\0\0\0\2\0"  # little-endian, two entries from byte 8 on
+ORIENTATION = b"\x12\1\3\0\1\0\0\0\6\0\0\0"
+RESOLUTION = b"\x1a\1\x0a\0\1\0\0\0\x26\0\0\0"  # of a wrong type, -1 / 0
+
+
+@pytest.mark.parametrize(
+    ("exif", "size"),
+    [
+        (UPSIDE + ORIENTATION + RESOLUTION + bytes(4) + b"\xff" * 4 + bytes(4), (4, 8)),
+        (UPSIDE + ORIENTATION, (4, 8)),
+        (UPSIDE, (8, 4)),
+        (b"Exif\0\0garbage", (8, 4)),
+    ],
+)
+def test_damaged_metadata_are_no_reason_to_refuse_a_picture(
+    tmp_path: Path, exif: bytes, size: tuple[int, int]
+) -> None:
+    solid("RGB", "red", (8, 4)).save(tmp_path / "r.jpg", exif=exif)
+    assert open_image(tmp_path / "r.jpg").size == size
+
+
+def test_every_orientation_is_turned_upright(tmp_path: Path) -> None:
+    for orientation in range(1, 9):
+        picture = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3) * 40).convert("RGB")
+        picture.getexif()[0x0112] = orientation
+        picture.save(tmp_path / "o.png", exif=picture.getexif())
+        expected = ImageOps.exif_transpose(Image.open(tmp_path / "o.png"))
+        assert np.array_equal(open_image(tmp_path / "o.png"), np.asarray(expected))
+
+
+def test_names_of_files_that_are_no_utf_8(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/\xff-cat.png"
+    try:
+        with open(path, "wb") as file:  # noqa: PTH123
+            solid("RGB", "red").save(file, format="PNG")
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    for source in (path, os.fsdecode(path), Path(os.fsdecode(path))):
+        assert open_image(source).size == (4, 3)
+        assert file_name(source) == "\ufffd-cat.png"
+    assert file_name(solid("RGB", "red")) == ""
 
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 5), st.integers(1, 5), st.just(3))))

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 import expcam
-from expcam.errors import ClassifierError, ImageError, TargetError
-from tests.helpers import EXAMPLES, red_square
+from expcam.errors import ClassifierError, ExpcamWarning, ImageError, TargetError
+from tests.helpers import EXAMPLES, RedDetector, red_square
 
 
 def test_prepare_shows_what_the_classifier_sees(bundled: expcam.Classifier) -> None:
@@ -29,6 +29,7 @@ def test_a_tensor_is_taken_as_it_is(detector: expcam.Classifier) -> None:
     ("tensor", "message"),
     [
         (torch.zeros(1, 3, 8, 8), r"not float32 \(1, 3, 8, 8\)"),
+        (torch.zeros(3, 0, 8), r"not float32 \(3, 0, 8\)"),
         (torch.zeros(3, 8, 8, dtype=torch.uint8), r"not uint8"),
         (torch.full((3, 8, 8), torch.nan), "NaN"),
     ],
@@ -130,3 +131,38 @@ def test_a_module_without_parameters_is_run_in_the_dtype_of_its_buffers() -> Non
     module = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12, affine=False)).double().eval()
     classifier = expcam.Classifier(module, lambda image: torch.zeros(3, 2, 2))
     assert classifier.logits(torch.rand(1, 3, 2, 2)).dtype == torch.float32
+
+
+def findings(bias: float, *last: nn.Module) -> nn.Module:
+    """A detector none of whose classes is there without content, if its bias is negative."""
+    module = RedDetector()
+    nn.init.constant_(module.fc.bias, bias)
+    return nn.Sequential(module, *last).eval()
+
+
+def test_classes_that_say_nothing_of_nothing_are_findings() -> None:
+    x = red_square()
+    with pytest.warns(ExpcamWarning, match="says none of its classes .* give it multi_label=True"):
+        assert expcam.Classifier(findings(-1)).is_multi_label(x)
+    for classifier in (
+        expcam.Classifier(findings(-0.4)),
+        expcam.Classifier(findings(-1), multi_label=False),
+        expcam.Classifier(findings(-1, nn.Softmax(1))),
+    ):
+        assert not classifier.is_multi_label(x)
+    many = nn.Sequential(nn.Flatten(), nn.Linear(3072, 201)).eval()
+    nn.init.constant_(many[1].bias, -1)
+    assert not expcam.Classifier(many).is_multi_label(x)
+    sigmoid = expcam.Classifier(findings(1, nn.Sigmoid()))
+    assert sigmoid.is_multi_label(x)
+    contradictory = expcam.Classifier(findings(1, nn.Softmax(1)), multi_label=True)
+    contradictory.logits(x[None])
+    with pytest.raises(ClassifierError, match="cannot be multi-label: it ends in a softmax"):
+        contradictory.is_multi_label(x)
+
+
+def test_numbers_too_large_for_half_precision_are_named() -> None:
+    module = RedDetector().half()
+    nn.init.constant_(module.fc.bias, 60000)
+    with pytest.raises(ClassifierError, match="infinite logits in float16; try it in float32"):
+        expcam.Classifier(module).logits(10000 * red_square()[None])

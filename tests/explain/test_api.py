@@ -11,7 +11,7 @@ from expcam.errors import ClassifierError, ImageError, OptionError, TargetError
 from expcam.explain import api
 from expcam.explain.objectives import OBJECTIVES
 from expcam.explain.published import PublishedRecipe
-from tests.helpers import EXAMPLES, hooks, red_square
+from tests.helpers import EXAMPLES, RedDetector, hooks, red_square
 
 
 def test_a_real_photograph(cat: expcam.Explanation) -> None:
@@ -211,7 +211,9 @@ def test_other_errors_are_not_taken_for_memory(detector: expcam.Classifier) -> N
 
     with (
         detector.module.register_forward_pre_hook(broken),
-        pytest.raises(ClassifierError, match=r"fails on an image of shape \(3, 32, 32\): something"),
+        pytest.raises(
+            ClassifierError, match=r"fails on an image of shape \(3, 32, 32\): something"
+        ),
     ):
         expcam.explain_images(detector, [red_square()] * 2)
 
@@ -230,6 +232,7 @@ def test_the_passes_are_all_counted(detector: expcam.Classifier, objective: str)
         nonlocal backward
         backward += len(gradient)
 
+    detector.is_multi_label(red_square())  # found out once
     with detector.module.register_forward_hook(hook):
         explanation = expcam.explain_image(detector, red_square(), objective=objective)
     assert explanation.cost == pytest.approx((forward + 2 * backward) / 3)
@@ -388,3 +391,70 @@ def test_what_is_claimed_to_be_minimal_is(detector: expcam.Classifier, objective
                     logits = detector.module(shown[None])[0]
                 margin = float(logits[1] - logits[[0, 2]].max())
                 assert (margin if objective == "sufficient" else -margin) < 0.02
+
+
+def test_batches_generators_and_arrays_with_a_class_for_each(detector: expcam.Classifier) -> None:
+    batch = torch.stack([red_square(), red_square().flip(0)])
+    pixels = (batch * 100).byte().permute(0, 2, 3, 1).numpy()
+    detector.transform = lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1) / 100
+    options = {"area": 0.3}
+    for images in (batch, pixels, (each for each in batch), tuple(batch)):
+        found = expcam.explain_images(detector, images, **options)
+        assert [each.label_name for each in found] == ["red", "blue"]
+    for targets in ([1, 0], torch.tensor([1, 0]), ("red", "nothing")):
+        found = expcam.explain_images(detector, batch, target=targets, **options)
+        assert [each.label for each in found] == [1, 0]
+    contrasts = expcam.explain_images(detector, batch, contrast=["blue", None], **options)
+    assert [each.contrast for each in contrasts] == [2, None]
+    with pytest.raises(OptionError, match="takes several images, not one Tensor: give a batch of"):
+        expcam.explain_images(detector, batch[0])
+    with pytest.raises(OptionError, match="takes several images, not one str: give a list"):
+        expcam.explain_images(detector, "cat.jpg")
+
+
+def test_of_several_findings_the_weaker_one() -> None:
+    module = RedDetector()
+    with torch.no_grad():
+        module.fc.weight[2] *= 0.7
+        module.fc.bias.fill_(-1)
+    classifier = expcam.Classifier(module, None, ["nothing", "red", "blue"], multi_label=True)
+    x = red_square()
+    x[2, 20:28, 4:12] = 2
+    found = expcam.explain_image(classifier, x, target="blue", objective="sufficient")
+    # 64 of 1024 pixels have blue 2, times 64 and 0.7, less 1.
+    assert found.confidence == pytest.approx(float(torch.tensor(4.6).sigmoid()))
+    assert found.predicted
+    assert found.kept
+    # 0.5 of 5.6 is what makes the logit positive: 12 pixels.
+    assert 12 <= found.mask.sum() <= 16
+    assert found.mask[20:28, 4:12].sum() == found.mask.sum()
+    table = expcam.compare(classifier, found, ["gradcam"])
+    assert table["area_kept"].tolist() == pytest.approx([found.area] * 2, abs=0.01)
+    circuit = expcam.read_circuit(classifier, found)
+    assert expcam.verify_circuit(classifier, circuit, [found], draws=1, sizes=(0.5,)).holds
+    absent = expcam.explain_image(classifier, x, target="nothing", area=0.1)
+    assert not absent.predicted
+    assert not absent.kept
+    circuit = expcam.read_circuit(classifier, absent)
+    assert not expcam.verify_circuit(classifier, circuit, [absent], draws=1, sizes=(0.5,)).holds
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_images_of_any_number_of_channels_and_any_size(channels: int) -> None:
+    module = nn.Sequential(
+        nn.Conv2d(channels, 4, 3, padding=1), nn.MaxPool2d(2), nn.ReLU(inplace=True),
+        nn.Conv2d(4, 4, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(4, 3),
+    ).eval()  # fmt: skip
+    classifier = expcam.Classifier(module)
+    x = torch.rand(channels, 9, 40, generator=torch.Generator().manual_seed(0))
+    found = expcam.explain_image(classifier, x, area=0.5)
+    assert found.mask.shape == (9, 40)
+    assert found.image.shape == (9, 40, 3)
+    assert found.input.shape == x.shape
+    table = expcam.compare(classifier, found, ["gradcam", "ig", "occlusion"])
+    assert table["reason"].tolist() == [""] * 4
+
+
+def test_of_an_image_that_does_not_fit_the_module_says_why(detector: expcam.Classifier) -> None:
+    with pytest.raises(ClassifierError, match=r"fails on .* of shape \(5, 8, 8\): .*channels"):
+        expcam.explain_image(detector, torch.rand(5, 8, 8))

@@ -1,11 +1,12 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from expcam.errors import OptionError
 from expcam.explain.generators import GENERATORS
-from expcam.explain.request import RECIPES, SEEDS, Request
+from expcam.explain.request import RECIPES, SEEDS, Request, for_each
 
 
 def test_what_can_be_asked_for_without_a_word_is_the_default() -> None:
@@ -38,3 +39,13 @@ def test_every_recipe_has_a_generator() -> None:
 def test_it_is_known_without_torch() -> None:
     code = "import sys, expcam.explain.request; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_one_class_for_each_image_or_one_for_all() -> None:
+    assert for_each("target", None, 2) == [None, None]
+    assert for_each("target", "red", 2) == ["red", "red"]
+    assert for_each("target", np.array(3), 2) == [3, 3]
+    assert for_each("target", np.array([1, 2]), 2) == [1, 2]
+    assert for_each("target", (each for each in ("red", None)), 2) == ["red", None]
+    with pytest.raises(OptionError, match="target names 1 classes for 2 images"):
+        for_each("target", ["red"], 2)

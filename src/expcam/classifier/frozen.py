@@ -43,7 +43,7 @@ def frozen(module: nn.Module) -> Iterator[nn.Module]:
                     each._compiled_call_impl = None
             for parameter, _, _ in parameters:
                 parameter.requires_grad_(False)
-            with _without_inference_tensors(module):
+            with _usual_tensors(module):
                 yield module
         finally:
             for each, flag in training:
@@ -132,24 +132,39 @@ def _identical(one: object, other: object) -> bool:
 
 
 @contextmanager
-def _without_inference_tensors(module: nn.Module) -> Iterator[None]:
-    """Replace tensors that were made in ``torch.inference_mode()``, for one block."""
-    with ExitStack() as stack:
+def _usual_tensors(module: nn.Module) -> Iterator[None]:
+    """Replace tensors through which no gradient can pass, or more than is wanted, for one block.
+
+    Those were made in ``torch.inference_mode()``, or from weights that are trained. `kept` puts
+    back all but parameters.
+    """
+    replaced: list[tuple[dict[str, Any], str, Tensor]] = []
+    try:
         for each in module.modules():
-            if isinstance(each, torch.jit.ScriptModule):
-                continue
-            own = vars(each)
-            for place in (own, own["_buffers"], own["_parameters"]):
-                for name, value in list(place.items()):
-                    if isinstance(value, Tensor) and value.is_inference():
-                        place[name] = _usual(value)
-                        stack.callback(place.__setitem__, name, value)
+            if not isinstance(each, torch.jit.ScriptModule):
+                own = vars(each)
+                _make_usual(own, DEEP)
+                _make_usual(own["_buffers"], DEEP)
+                for name, value in own["_parameters"].items():
+                    if value is not None and value.is_inference():
+                        replaced.append((own["_parameters"], name, value))
+        for parameters, name, value in replaced:
+            parameters[name] = nn.Parameter(value.detach().clone(), requires_grad=False)
         yield
+    finally:
+        for parameters, name, value in replaced:
+            parameters[name] = value
 
 
-def _usual(tensor: Tensor) -> Tensor:
-    copied = tensor.detach().clone()
-    return nn.Parameter(copied, False) if isinstance(tensor, nn.Parameter) else copied
+def _make_usual(container: dict[Any, Any] | list[Any], depth: int) -> None:
+    items = container.items() if isinstance(container, dict) else enumerate(container)
+    for key, value in list(items):
+        if isinstance(value, nn.Parameter):
+            continue
+        if isinstance(value, Tensor) and (value.is_inference() or value.grad_fn is not None):
+            container[key] = value.detach().clone()
+        elif depth and isinstance(value, dict | list) and key not in _TORCHS_OWN:
+            _make_usual(value, depth - 1)
 
 
 def require_autograd(what: str) -> None:

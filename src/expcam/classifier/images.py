@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from expcam.errors import ImageError
+from expcam.files import legible
 
 ImageSource = str | bytes | os.PathLike[str] | Image.Image | npt.NDArray[np.generic]
 
@@ -34,6 +35,13 @@ def open_image(source: ImageSource) -> Image.Image:
     Raises:
         ImageError: No such file, not an image, a truncated file, or an array that is none.
     """
+    with warnings.catch_warnings():
+        # Metadata are no reason to refuse a picture, nor to be troubled by it.
+        warnings.filterwarnings("ignore", r"(possibly )?corrupt exif", UserWarning)
+        return _opened(source)
+
+
+def _opened(source: ImageSource) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _to_rgb(_from_array(source))
     if isinstance(source, Image.Image):
@@ -62,25 +70,16 @@ def open_image(source: ImageSource) -> Image.Image:
 
 
 def file_name(source: object) -> str:
-    """The name of an image's file as text that can be written anywhere; empty for no path.
-
-    Bytes of it that are no UTF-8 become question marks.
-    """
+    """The `legible` name of an image's file; empty for what is no path."""
     if not isinstance(source, str | bytes | os.PathLike):
         return ""
-    name = Path(os.fsdecode(source)).name
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return legible(Path(os.fsdecode(source)).name)
 
 
 def _orientation(image: Image.Image) -> int | None:
-    """What EXIF says of an image's orientation; None where it is damaged.
-
-    Metadata are no reason to refuse a picture.
-    """
+    """What EXIF says of an image's orientation; None where it is damaged."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            orientation: int | None = image.getexif().get(ExifTags.Base.Orientation)
+        orientation: int | None = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # Pillow raises whatever it stumbles over
         return None
     return orientation

@@ -29,6 +29,7 @@ def load_classifier(
     transform: Transform | None = None,
     labels: Labels | str | Path | None = None,
     device: str | torch.device | None = None,
+    multi_label: bool | None = None,
 ) -> Classifier:
     """Load a classifier, ready to be explained.
 
@@ -49,6 +50,8 @@ def load_classifier(
             where None, the model's published ones.
         device: ``"cpu"``, ``"cuda"``, ``"mps"``…; where None, the best one there is. Your own
             module stays where it is, unless you name a device: then it is moved there.
+        multi_label: Whether each class is a finding by itself; None to find out, unless the model
+            has its published weights (see `Classifier`).
 
     Raises:
         ClassifierError: Unknown model, weights that cannot be had, read or fitted, labels that
@@ -58,7 +61,7 @@ def load_classifier(
     names = read_labels(labels) if isinstance(labels, str | Path) else labels
     names = None if names is None else label_names(names)
     if isinstance(model, str) and not REFERENCE.fullmatch(model):
-        return _by_name(blueprint_of(model), weights, transform, names, place)
+        return _by_name(blueprint_of(model), weights, transform, names, place, multi_label)
     made = called(model) if isinstance(model, str) else model
     module = made.module if isinstance(made, Classifier) else made
     if weights is not None and weights != PUBLISHED:
@@ -76,7 +79,7 @@ def load_classifier(
         if hasattr(module, "pretrained_cfg")
         else Usage(transform=ImageClassification(crop_size=224))
     )
-    return _used(module, usage, transform, names, type(module).__name__)
+    return _used(module, usage, transform, names, type(module).__name__, multi_label)
 
 
 def _by_name(
@@ -85,6 +88,7 @@ def _by_name(
     transform: Transform | None,
     names: Sequence[str] | None,
     place: torch.device,
+    multi_label: bool | None,
 ) -> Classifier:
     classes: int | None = None
     if weights == PUBLISHED:
@@ -97,12 +101,14 @@ def _by_name(
     usage = blueprint.usage(module)
     if classes is not None:  # not those that the published labels name
         usage = replace(usage, labels=None)
+    if weights == PUBLISHED and usage.multi_label is None:
+        usage = replace(usage, multi_label=False)  # what is published has one class an image
     known = classes if usage.labels is None else len(usage.labels)
     if names is not None and known is not None and len(names) != known:
         raise ClassifierError(f"model `{blueprint.name}` has {known} classes, not {len(names)}")
     # Convolutions of small batches are faster with channels last.
     module = module.to(memory_format=torch.channels_last).eval().to(place)
-    return _used(module, usage, transform, names, blueprint.name)
+    return _used(module, usage, transform, names, blueprint.name, multi_label)
 
 
 def _with_weights(blueprint: Blueprint, path: str | Path) -> tuple[nn.Module, int | None]:
@@ -123,17 +129,17 @@ def _used(
     transform: Transform | None,
     names: Sequence[str] | None,
     name: str,
+    multi_label: bool | None,
 ) -> Classifier:
     """A classifier with the transform and the labels that were asked for, or the usual ones."""
-    if transform is not None:
-        return Classifier(module, transform, names or usage.labels, name=name)
     return Classifier(
         module,
-        usage.transform,
+        transform or usage.transform,
         names or usage.labels,
         name=name,
-        mean=usage.mean,
-        std=usage.std,
+        mean=usage.mean if transform is None else None,
+        std=usage.std if transform is None else None,
+        multi_label=usage.multi_label if multi_label is None else multi_label,
     )
 
 

@@ -138,8 +138,8 @@ class Classifier:
         """Class names in the order of the logits, if there are any."""
         if not self._reader.one_logit:
             return self._labels
-        yes = self._labels or ("no", "yes")
-        return yes if len(yes) == 2 else (f"not {yes[0]}", yes[0])
+        names = self._labels or ("no", "yes")
+        return names if len(names) > 1 else (f"not {names[0]}", names[0])
 
     @property
     def compares(self) -> bool:
@@ -234,9 +234,10 @@ class Classifier:
                 f"{tuple(output.shape)} for a batch of {len(x)}"
             )
         if self.labels is not None and output.shape[1] != len(self.labels):
+            outputs = "one logit, so 2 classes," if self._reader.one_logit else "outputs"
+            count = "" if self._reader.one_logit else f"{output.shape[1]} "
             raise ClassifierError(
-                f"classifier `{self.name}` has {output.shape[1]} outputs "
-                f"but {len(self.labels)} labels"
+                f"classifier `{self.name}` has {count}{outputs} but {len(self.labels)} labels"
             )
         if not torch.isfinite(output).all():
             narrow = " in float16; try it in float32" if self.dtype == torch.float16 else ""
@@ -246,11 +247,6 @@ class Classifier:
     def chosen(self, logits: Tensor) -> Tensor:
         """From the logits of all classes, those that there are to choose from."""
         return logits if self._choice is None else self._choice.logits(logits)
-
-    @property
-    def settled(self) -> bool:
-        """Whether `is_multi_label` can tell without a forward pass."""
-        return self._known_multi_label() is not None
 
     def is_multi_label(self, x: Tensor) -> bool:
         """Whether each class is a finding by itself, rather than one of several to be said.
@@ -284,20 +280,21 @@ class Classifier:
 
     def _known_multi_label(self) -> bool | None:
         stated, ending = self._multi_label, self._reader.ending
+        if self._reader.one_logit:
+            return False
         if stated and ending == SOFTMAX:
             raise ClassifierError(
                 f"classifier `{self.name}` cannot be multi-label: it ends in a softmax"
             )
-        if stated is not None:
-            return stated
-        if self._reader.one_logit or ending == SOFTMAX:
-            return False
-        return True if ending == SIGMOID else self._finds
+        if stated is not None or ending == SIGMOID:
+            return stated is not False
+        many = self._labels is not None and len(self._labels) > FEW
+        return False if many or ending == SOFTMAX else self._finds
 
     def with_module(self, module: nn.Module) -> "Classifier":
         """The same classifier with another module in place of its own."""
         other = copy.copy(self)
-        other.module = module
+        other.module, other._labels = module, self.labels
         other._run_by(module)
         return other
 

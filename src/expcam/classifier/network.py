@@ -48,7 +48,7 @@ class Reader:
     def __init__(self, name: str, classes: int | None) -> None:
         self._name, self._classes = name, classes
         self._sides = Sides()
-        self._probabilities: bool | None = None
+        self._probabilities = False
         self.ending: str | None = None
         self.one_logit = False
 
@@ -64,9 +64,8 @@ class Reader:
             found = logits_among(output, x.shape[0], self._classes)
         except ClassifierError as error:
             raise ClassifierError(f"classifier `{self._name}` {error}") from None
-        found, kind = ending.logits(found)
-        logits = rows_of(found, x.shape[0])
-        assert logits is not None
+        logits, kind = ending.logits(found)
+        logits, kind = self._rows(found, logits, kind, x.shape[0])
         if self.ending is None:
             self._learn(logits, kind)
         if self._probabilities:
@@ -78,11 +77,23 @@ class Reader:
         """Layers that it adds to the module's own."""
         return {"sides": self._sides} if self.one_logit else {}
 
+    @staticmethod
+    def _rows(output: Tensor, logits: Tensor, kind: str, batch: int) -> tuple[Tensor, str]:
+        """The rows of the logits; those of the output where the two do not go together."""
+        rows, given = rows_of(logits, batch), rows_of(output, batch)
+        assert given is not None
+        if rows is None or rows.shape[1] != given.shape[1]:
+            return given, RAW
+        return rows, kind
+
     def _learn(self, logits: Tensor, kind: str) -> None:
         self.one_logit = logits.shape[1] == 1
-        # An average of several softmaxes, for instance, leaves no trace but its sum.
-        self._probabilities = kind == RAW and not self.one_logit and _are_probabilities(logits)
-        self.ending = SOFTMAX if self._probabilities else kind
+        if kind == RAW and not self.one_logit:
+            # An average of several softmaxes, for instance, leaves no trace but its sum.
+            self._probabilities = _are_probabilities(logits)
+            if self._probabilities or _are_probabilities(logits.exp()):
+                kind = SOFTMAX
+        self.ending = kind
 
 
 def _are_probabilities(rows: Tensor) -> bool:
@@ -135,13 +146,24 @@ def network_of(module: nn.Module, reader: Reader) -> nn.Module:
 
 
 class _Scripted(nn.Module):
-    def __init__(self, module: nn.Module, reader: Reader) -> None:
+    """Gives what a scripted module's last sigmoid is made of: nobody sees it run."""
+
+    def __init__(self, module: Any, reader: Reader) -> None:
         super().__init__()
         self.module = module
         self._reader = reader
+        outputs = list(module.inlined_graph.outputs())
+        self._last = [each.node().kind() for each in outputs]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._reader(self.module, x)
+        return self._reader(self._run, x)
+
+    def _run(self, x: Tensor) -> Any:
+        output = self.module(x)
+        if self._last != ["aten::sigmoid"]:
+            return output
+        # The sigmoid of this is what was given; `Reader` sees it.
+        return torch.sigmoid(torch.logit(output, eps=torch.finfo(output.dtype).eps))
 
 
 def is_scripted(module: nn.Module) -> bool:

@@ -34,7 +34,7 @@ PASSING = frozenset(
         *(torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.clone),
     }
 )
-"""What may follow them and changes neither the numbers nor their order."""
+"""What may follow them: it changes neither the numbers nor their order."""
 
 
 class Ending(TorchFunctionMode):
@@ -68,8 +68,8 @@ class Ending(TorchFunctionMode):
             self._result = func(*args, **kwargs)
             return self._result
         result = func(*args, **kwargs)
-        if func in PASSING and args and args[0] is self._result and self._logits is not None:
-            self._result, self._logits = result, func(self._logits, *args[1:], **kwargs)
+        if func in PASSING and args and args[0] is self._result:
+            self._result = result
         return result
 
 

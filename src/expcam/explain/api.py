@@ -18,7 +18,7 @@ from expcam.classifier.precision import flushed_denormals
 from expcam.errors import ClassifierError, OptionError
 from expcam.explain.backgrounds import training_rng
 from expcam.explain.compare.attributions import centred_disc, gradcam
-from expcam.explain.decision import Decision, decide
+from expcam.explain.decision import LOOK, Decision, decide
 from expcam.explain.explanation import Explanation
 from expcam.explain.generators import MaskScorer, fitted
 from expcam.explain.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
@@ -289,7 +289,7 @@ def _verified(
         # That no block as large as the image can be dropped says nothing.
         cell=found.size if found.size < max(found.keep.shape) else 0,
         seconds=(time.monotonic() - start) / together,
-        cost=decision.cost + found.passes + checked.passes * FORWARD,
+        cost=LOOK + found.passes + checked.passes * FORWARD,
         objective=request.objective,
         contrast=contrast,
         contrast_name="" if contrast is None else classifier.label_name(contrast),

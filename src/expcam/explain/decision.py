@@ -12,7 +12,8 @@ from expcam.search.engine import FORWARD
 from expcam.search.model import out_of_memory
 
 LOOK = FORWARD
-"""What a look at an image costs, in forward and backward passes: a forward pass."""
+"""What `decide` costs, in forward and backward passes: a forward pass. What it finds out once of a
+classifier (see `Classifier.is_multi_label`) is not counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,6 @@ class Decision:
         label: Index of the class to be explained, among the classifier's logits.
         logits: Of the whole image, ``(classes,)``, or ``(2,)`` where there are only two things to
             choose from.
-        cost: What it took, in forward and backward passes.
     """
 
     classifier: Classifier
@@ -36,7 +36,6 @@ class Decision:
     contrast: int | None
     label: int
     logits: Tensor
-    cost: float
 
     @property
     def x(self) -> Tensor:
@@ -64,7 +63,6 @@ def decide(classifier: Classifier, image: Prepared, request: Request) -> Decisio
             class that the classifier does not say.
     """
     logits = _whole(classifier, image.input)
-    cost = LOOK if classifier.settled else 2 * LOOK
     multi_label = classifier.is_multi_label(image.input)
     named = request.target
     target = int(logits.argmax()) if named is None else classifier.class_index(named, len(logits))
@@ -82,7 +80,6 @@ def decide(classifier: Classifier, image: Prepared, request: Request) -> Decisio
         contrast=contrast,
         label=label,
         logits=logits,
-        cost=cost,
     )
     if OBJECTIVES[request.objective].removal and not decision.predicted:
         raise TargetError(

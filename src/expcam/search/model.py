@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from expcam.classifier.model import BATCH, Classifier
 from expcam.classifier.network import unwrapped
@@ -29,9 +29,10 @@ class ClassifierModel:
         self._classifier = classifier
         if mixed is None:
             mixed = computes_in_bfloat16(classifier.device)
-        self._fast: nn.Module | None = None
+        self._fast: Classifier | None = None
         if mixed:
-            self._fast = InBfloat16(unwrapped(classifier.module), folded=True)
+            fast = InBfloat16(unwrapped(classifier.module), folded=True)
+            self._fast = classifier.with_module(fast)
 
     def with_gradient(self, inputs: Sequence[Tensor], *, smoothed: bool) -> Tensor:
         """Logits ``(n, classes)`` of all classes, for a step."""
@@ -39,7 +40,7 @@ class ClassifierModel:
         with SmoothedGradients() if smoothed else nullcontext():
             if self._fast is not None:
                 try:
-                    return self._classifier.with_module(self._fast).all_logits(batch)
+                    return self._fast.all_logits(batch)
                 except RuntimeError as error:
                     if out_of_memory(error):
                         raise

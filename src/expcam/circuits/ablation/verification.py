@@ -19,6 +19,7 @@ from expcam.circuits.scores import BY_GRADIENT, EDGE_SCORES, NODE_SCORES, score_
 from expcam.classifier.frozen import frozen, require_autograd
 from expcam.classifier.images import ImageSource
 from expcam.classifier.model import Classifier
+from expcam.classifier.network import unwrapped
 from expcam.errors import OptionError
 from expcam.explain.explanation import Explanation
 from expcam.progress import Progress, silent
@@ -206,12 +207,14 @@ def verify_circuit(
     }
     with frozen(classifier.network) as module:
         others = [classifier.prepare(each).input for each in reference]
-        control = weight_randomised(module, rng)
+        shuffled = weight_randomised(unwrapped(classifier.module), rng)
+        control = classifier.with_module(shuffled).network
         for place, image in enumerate(images):
             x = _input_of(classifier, image)
             for kind in parts:
                 subject = SUBJECTS[kind](classifier, module, x, label)
-                holds = holds and bool(_kept(subject.whole[None], label, rival))
+                kept = _keeping(classifier, x, label, rival)
+                holds = holds and bool(kept(subject.whole[None]))
                 chosen = subject.chosen(circuit)
                 scores = {
                     **subject.scores(module),
@@ -223,7 +226,7 @@ def verify_circuit(
                     logits_of = subject.against(
                         _references(ablation, others, rng), averaged=ablation == "mean"
                     )
-                    figures = _Figures(logits_of, subject.whole, label, rival)
+                    figures = _Figures(logits_of, subject.whole, label, kept)
                     row = {"image": place, "parts": kind, "ablation": ablation}
                     curves += [row | each for each in figures.of(tested)]
                     own += [row | each for each in figures.of(beside)]
@@ -254,7 +257,9 @@ def necessary_channels(
     check_classifier("circuit", circuit.graph.graph.get("classifier"), classifier.name)
     label, rival = _class_of(circuit)
     with frozen(classifier.network) as module:
-        subject = Nodes(classifier, module, _input_of(classifier, image), label)
+        x = _input_of(classifier, image)
+        subject = Nodes(classifier, module, x, label)
+        kept = _keeping(classifier, x, label, rival)
         subject.chosen(circuit)
         nodes = [key for key, data in circuit.graph.nodes(data=True) if data["kind"] == "channel"]
         keeps = []
@@ -262,11 +267,11 @@ def necessary_channels(
             keep = {name: torch.ones(n, dtype=torch.bool) for name, n in subject.counts.items()}
             keep[layer][channel] = False
             keeps.append(keep)
-        if not _kept(subject.whole[None], label, rival):
+        if not kept(subject.whole[None]):
             return None
         logits_of = subject.against([], averaged=False)
-        kept = _kept(logits_of(keeps), label, rival).tolist() if keeps else []
-    return [node for node, held in zip(nodes, kept, strict=True) if not held]
+        held = kept(logits_of(keeps)).tolist() if keeps else []
+    return [node for node, holds in zip(nodes, held, strict=True) if not holds]
 
 
 def _class_of(circuit: Circuit) -> tuple[int, int | None]:
@@ -275,11 +280,12 @@ def _class_of(circuit: Circuit) -> tuple[int, int | None]:
     return int(facts["label"]), facts.get("contrast")
 
 
-def _kept(logits: Tensor, label: int, rival: int | None) -> Tensor:
-    """Whether each row of logits says the label; for a contrast, before the rival."""
-    if rival is not None:
-        return logits[:, label] > logits[:, rival]
-    return logits.argmax(1) == label
+def _keeping(
+    classifier: Classifier, x: Tensor, label: int, rival: int | None
+) -> Callable[[Tensor], Tensor]:
+    """What says of rows of logits ``(n, classes)`` whether each has the label."""
+    deciding, place = classifier.deciding(label, rival, multi_label=classifier.is_multi_label(x))
+    return lambda logits: deciding.chosen(logits).argmax(1) == place
 
 
 def _references(ablation: str, others: Sequence[Tensor], rng: torch.Generator) -> Sequence[Tensor]:
@@ -298,11 +304,11 @@ class _Figures:
     logits_of: LogitsOf
     whole: Tensor
     label: int
-    rival: int | None
+    kept: Callable[[Tensor], Tensor]
 
     def of(self, tested: Sequence[Choice]) -> list[dict[str, object]]:
         """A row for each choice."""
-        label, rival = self.label, self.rival
+        label = self.label
         nothing = {name: torch.zeros_like(keep) for name, keep in tested[0].keep.items()}
         logits = self.logits_of(
             [nothing, *(each.keep for each in tested), *(each.complement for each in tested)]
@@ -318,7 +324,7 @@ class _Figures:
                 "size": choice.size,
                 "faithfulness": (float(on[label]) - none) / span,
                 "completeness": (float(off[label]) - none) / span,
-                "label_kept": bool(_kept(on[None], label, rival)),
+                "label_kept": bool(self.kept(on[None])),
                 "logit_ratio": float(on[label]) / full if full else float("nan"),
             }
             for choice, on, off in zip(tested, with_parts, without, strict=True)

@@ -61,7 +61,7 @@ def gradcam(classifier: Classifier, x: Tensor, label: int) -> Tensor:
         method = LayerGradCam(classifier.logits, module.get_submodule(last))
         cam = method.attribute(x[None].clone().requires_grad_(), target=label).detach()
         upsampled: Tensor = LayerAttribution.interpolate(cam, tuple(x.shape[-2:]), "bilinear")
-    return upsampled[0, 0]
+    return upsampled[0, 0].float()
 
 
 def integrated_gradients(classifier: Classifier, x: Tensor, label: int) -> Tensor:
