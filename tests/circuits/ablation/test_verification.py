@@ -4,6 +4,7 @@ With everything ablated by zero the logits are 0, so a class's logit over 8 is i
 """
 
 import dataclasses
+import threading
 
 import pandas as pd
 import pytest
@@ -308,3 +309,20 @@ def test_what_was_not_tested_or_not_asked_of_one_class(
         check.controls_as_good("zero", "edges")
     with pytest.raises(OptionError, match="a circuit is of one class"):
         expcam.read_circuit(micro.between(1, 0), all_kept)
+
+
+def test_the_control_shares_what_cannot_be_copied(micro: expcam.Classifier) -> None:
+    micro.module.lock = threading.Lock()  # type: ignore[assignment]
+    control = weight_randomised(micro.module, torch.Generator().manual_seed(0))
+    assert control.lock is micro.module.lock
+    weights = zip(control.parameters(), micro.module.parameters(), strict=True)
+    assert all(own is not shuffled for own, shuffled in weights)
+
+
+def test_a_classifier_of_one_layer_has_nothing_to_ablate() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).eval()
+    classifier = expcam.Classifier(module)
+    whole = keeping_everything(classifier, torch.rand(3, 2, 2), 0)
+    circuit = expcam.read_circuit(classifier, whole)
+    with pytest.raises(WiringError, match="has no nodes to ablate before its classes"):
+        expcam.verify_circuit(classifier, circuit, [whole])

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MethodType
 from typing import Protocol
 
 import pandas as pd
@@ -20,7 +21,7 @@ from expcam.classifier.frozen import frozen, require_autograd
 from expcam.classifier.images import ImageSource
 from expcam.classifier.model import Classifier
 from expcam.classifier.network import unwrapped
-from expcam.errors import OptionError
+from expcam.errors import OptionError, WiringError
 from expcam.explain.explanation import Explanation
 from expcam.progress import Progress, silent
 
@@ -44,7 +45,13 @@ def weight_randomised(module: nn.Module, rng: torch.Generator) -> nn.Module:
 
     Biases, and the scales of norms, stay as they are.
     """
-    shuffled = copy.deepcopy(module)
+    try:
+        shuffled = copy.deepcopy(module)
+    except (TypeError, RuntimeError):  # a lock, a file: such things are shared
+        own = [value for each in module.modules() for value in vars(each).values()]
+        copied = (Tensor, nn.Module, dict, list, tuple, set, MethodType)
+        shared = {id(value): value for value in own if not isinstance(value, copied)}
+        shuffled = copy.deepcopy(module, shared)
     for parameter in shuffled.parameters():
         if parameter.ndim > 1:
             order = torch.randperm(parameter.numel(), generator=rng).to(parameter.device)
@@ -216,6 +223,8 @@ def verify_circuit(
                 kept = _keeping(classifier, x, label, rival)
                 holds = holds and bool(kept(subject.whole[None]))
                 chosen = subject.chosen(circuit)
+                if not any(len(keep) for keep in chosen.values()):
+                    raise WiringError(f"the classifier has no {kind} to ablate before its classes")
                 scores = {
                     **subject.scores(module),
                     WEIGHT_RANDOMISED: subject.scores(control)[ours[kind]],
