@@ -185,6 +185,7 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         "truncated": ([tmp_path / "half.jpg", *out, *bundled], "truncated"),
         "model": ([cat, *out, "--model", "resnet19"], "unknown model `resnet19`; did you mean"),
         "weights": ([cat, *out, "--model", "resnet18", "--weights", tmp_path / "w.pt"], "w.pt"),
+        "labels": ([cat, *out, *bundled, "--labels", tmp_path / "text.jpg"], "103 classes, not 1"),
         "class": ([cat, *out, *bundled, "--target", "penguim"], "did you mean penguin"),
         "folder": ([cat, "--out", tmp_path / "no/g.html", *bundled], "no such folder"),
         "suffix": ([cat, "--out", tmp_path / "g.bmp", *bundled], "suffix must be one of .html"),
@@ -209,7 +210,7 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
     "name",
     [
         *("no file", "no image", "truncated", "model", "weights", "class", "folder", "suffix"),
-        *("objective", "area", "contrast", "instances"),
+        *("objective", "area", "contrast", "instances", "labels"),
         *("baseline", "seed", "number", "top-k", "option", "device", "no out"),
     ],
 )
@@ -256,6 +257,18 @@ def test_interrupted_it_ends_cleanly(tmp_path: Path) -> None:
     assert "interrupted; no half-written file is left" in errors
     assert "Traceback" not in errors
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.exhaustive
+def test_what_the_demo_shows_is_right_and_sure(tmp_path: Path) -> None:
+    result = run(
+        EXAMPLES / "panda.jpg", "--out", tmp_path / "g.json", "--json", "--baselines", "none",
+    )  # fmt: skip
+    found = json.loads(result.stdout)
+    assert found["label_name"] == "giant panda"
+    assert found["confidence"] > 0.9
+    assert found["kept"]
+    assert found["area"] < 0.15
 
 
 @pytest.mark.exhaustive
