@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test test-exhaustive test-all lint wheel-test clean help
+.PHONY: demo test test-exhaustive test-all lint wheel-test docs clean help
 
 help:
 	@echo "make demo             explain examples/panda.jpg, write graph.html"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-all         run both"
 	@echo "make lint             ruff and mypy"
 	@echo "make wheel-test       build the wheel, install it elsewhere, test it there"
+	@echo "make docs             build the site into build/site"
 	@echo "make clean            remove what the other targets made"
 
 $(READY): pyproject.toml constraints.txt
@@ -50,6 +51,11 @@ wheel-test: $(READY)
 	cp -r tests examples notebooks pyproject.toml build/wheel/
 	cd build/wheel && venv/bin/python -m pytest -m "not exhaustive" --durations=0 --durations-min=20 \
 		tests/e2e tests/test_init.py tests/classifier/sources/test_bundled.py tests/classifier/sources/test_lite0.py
+
+# From the same environment, so that names and the command's help are those of this code.
+docs: $(READY)
+	$(PIP) install --constraint constraints.txt --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV) build dist graph.html .pytest_cache .mypy_cache .ruff_cache .hypothesis

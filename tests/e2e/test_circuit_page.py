@@ -111,6 +111,23 @@ def test_the_size_of_a_channel_can_be_its_effect(opened: Page) -> None:
     assert node(opened, "fc:1").evaluate(radius) == pytest.approx(3.5)
 
 
+def test_zoom_makes_layers_stand_further_apart(look: Any, untested_page: Path) -> None:
+    with look(untested_page, width=390) as page:
+        page.evaluate("document.getElementById('controls').open = true")
+        frame = page.locator("#drawing")
+        for _ in range(5):
+            page.get_by_role("button", name="wider").click()
+        overflows = "e => e.scrollWidth - e.clientWidth > 100"
+        assert frame.evaluate(overflows)
+        # What is chosen is brought into view; the page itself never scrolls sideways.
+        page.fill("#search", "fc")
+        page.keyboard.press("Enter")
+        assert frame.evaluate("e => e.scrollLeft > 50")
+        page.get_by_role("button", name="fit").click()
+        assert not frame.evaluate("e => e.scrollWidth > e.clientWidth")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def test_search_by_layer_number_and_name(opened: Page) -> None:
     found = ".node.found"
     opened.fill("#search", "mid")

@@ -77,7 +77,7 @@ function searched() {
   const number = /^:?\d+$/.test(text) ? Number(text.replace(":", "")) : null;
   return DATA.nodes.flatMap((row, node) => {
     if (!figuresOf(node)) return [];
-    const fits = number === null ? nameOf(node).toLowerCase().includes(text) : row[1] === number;
+    const fits = number === null ? `${nameOf(node)} ${keyOf(node)}`.toLowerCase().includes(text) : row[1] === number;
     return fits ? [node] : [];
   });
 }
@@ -93,7 +93,6 @@ function nextFound() {
   const found = searched();
   if (!found.length) return;
   choose(found[(found.indexOf(state.chosen) + 1) % found.length]);
-  drawn.unitOf.get(state.chosen)?.element.scrollIntoView({ block: "nearest", inline: "center" });
 }
 
 /** The pinned channels by layer, where a layer has several. */
@@ -171,8 +170,8 @@ function startControls() {
   });
   on("search", "keydown", (event) => event.key === "Enter" && nextFound());
   on("zoom-in", "click", () => change({ zoom: Math.min(6, state.zoom * 1.3) }));
-  on("zoom-out", "click", () => change({ zoom: Math.max(0.3, state.zoom / 1.3) }));
-  on("zoom-fit", "click", () => change({ zoom: 1 }));
+  on("zoom-out", "click", () => change({ zoom: Math.max(0.1, state.zoom / 1.3) }));
+  on("zoom-fit", "click", () => change({ zoom: drawn.where.fit / Math.max(drawn.where.fit, READABLE) }));
   on("group-alike", "click", () => addGroups(DATA.alike));
   on("group-pins", "click", () => addGroups(pinnedGroups()));
   on("ungroup", "click", () => change({ groups: [] }));

@@ -3,6 +3,8 @@
 
 const TALLEST = 520; // all channels of a layer, in pixels
 const GAP = 44; // between two of them, at most
+const READABLE = 40; // between two layers
+const NARROWEST = 12;
 const TOP = 20;
 const FEET = 150;
 const LETTER = 7.5; // width of one, at most
@@ -28,8 +30,8 @@ function place(view) {
   const left = 16 + Math.min(LONGEST, DATA.layers[used[0]].length) * 3;
   const label = DATA.circuits[state.circuit].graph.label_name;
   const right = 34 + Math.min(LONGEST, label.length) * LETTER;
-  const fit = (drawingWidth() - left - right) / Math.max(1, used.length - 1);
-  const step = Math.max(22, Math.max(fit, 40) * state.zoom);
+  const fit = Math.max(NARROWEST, (drawingWidth() - left - right) / Math.max(1, used.length - 1));
+  const step = Math.max(NARROWEST, Math.max(fit, READABLE) * state.zoom);
   const lanes = lanesOf(view, column);
   const margin = LANE * (lanes.count + 1);
   const layers = new Map();
@@ -47,7 +49,7 @@ function place(view) {
     });
   }
   const width = left + (used.length - 1) * step + right;
-  return { used, column, step, lanes, left, width, top: TOP + margin, bottom: TOP + margin + tall, margin };
+  return { used, column, step, fit, lanes, left, width, top: TOP + margin, bottom: TOP + margin + tall, margin };
 }
 
 /** Lanes of edges that pass over layers: edges between the same two layers run as one bundle. */
@@ -283,6 +285,17 @@ function unitAt(target) {
 
 function choose(node) {
   change({ chosen: node });
+  bringIntoView();
+}
+
+/** Scroll the drawing, and it alone, to the chosen channel. */
+function bringIntoView() {
+  const unit = drawn.unitOf.get(state.chosen);
+  const frame = byId("drawing");
+  if (!unit) return;
+  const margin = 60;
+  const [low, high] = [frame.scrollLeft + margin, frame.scrollLeft + frame.clientWidth - margin];
+  if (unit.x < low || unit.x > high) frame.scrollLeft = unit.x - frame.clientWidth / 2;
 }
 
 function togglePin(node) {

@@ -24,6 +24,7 @@ function follow(before) {
 
 function restore() {
   change(stateOf(location.hash));
+  bringIntoView();
 }
 
 startPages();

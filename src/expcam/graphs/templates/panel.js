@@ -41,7 +41,8 @@ function pathList(node) {
         ? make("b", {}, nameOf(each))
         : make("button", { onclick: () => choose(each) }, nameOf(each)),
     ]);
-    return make("p", { class: "path" }, `${digits(strength * 100)} % of the class: `, ...steps);
+    const share = strength < 1e-4 ? "less than 0.01" : digits(strength * 100);
+    return make("p", { class: "path" }, `${share} % of the class: `, ...steps);
   });
   const [first, ...others] = rows;
   const more = others.length

@@ -68,7 +68,7 @@ function stateOf(hash) {
   place("against", -1);
   within("threshold", 0, 100);
   within("most", 1, 16);
-  within("zoom", 0.3, 6);
+  within("zoom", 0.1, 6);
   if (DATA.circuits[wanted.circuit].quantities.includes(read.get("width"))) wanted.width = read.get("width");
   if (read.get("size") === "effect" && DATA.effects) wanted.size = "effect";
   wanted.chosen = read.has("chosen") ? nodeAt(read.get("chosen")) : bestOfLastLayer();
