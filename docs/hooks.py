@@ -1,21 +1,22 @@
 """What the site takes from the code while it is built, so that it cannot fall behind it."""
 
 import ast
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from typer.main import get_command
+
+from expcam.cli import app
 
 STUB = Path(__file__).parents[1] / "src" / "expcam" / "__init__.pyi"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill in the public names and the help of the command, where a page asks for them."""
+    """Fill in the public names and the options of the command, where a page asks for them."""
     if "{public names}" in markdown:
         markdown = markdown.replace("{public names}", _public_names())
-    if "{help}" in markdown:
-        markdown = markdown.replace("{help}", _help())
+    if "{options}" in markdown:
+        markdown = markdown.replace("{options}", _options())
     return markdown
 
 
@@ -31,12 +32,13 @@ def _public_names() -> str:
     return "\n\n".join(f"## {room}\n\n" + "\n\n".join(names) for room, names in rooms.items())
 
 
-def _help() -> str:
-    shown = subprocess.run(
-        [sys.executable, "-m", "expcam", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "COLUMNS": "96", "NO_COLOR": "1", "TERM": "dumb"},
-    )
-    return f"```text\n{shown.stdout.strip()}\n```"
+def _options() -> str:
+    """A row for each option of the command."""
+    rows = ["| option | meaning | default |", "| --- | --- | --- |"]
+    for each in get_command(app).params:
+        if each.param_type_name == "option" and each.name != "help":
+            names = " / ".join(f"`{name}`" for name in (*each.opts, *each.secondary_opts))
+            value = f" {each.metavar}" if each.metavar else ""
+            default = "" if each.default in (None, False) else f"`{each.default}`"
+            rows.append(f"| {names}{value} | {each.help} | {default} |")
+    return "\n".join(rows)

@@ -11,7 +11,7 @@ import expcam
 from expcam.errors import OptionError
 from expcam.explain.request import Request
 from expcam.graphs.exports import writer_for
-from expcam.graphs.finding import CircuitRequest, check_requests, find
+from expcam.graphs.finding import CircuitRequest, check_requests, find, photographs_in
 from expcam.graphs.methods import method_rows
 from expcam.graphs.summary import lines
 
@@ -32,7 +32,7 @@ def test_an_image_to_all_that_is_known_of_it(detector: expcam.Classifier, tmp_pa
     prepared = detector.prepare(tmp_path / "red.png")
     stages: list[str] = []
     found = find(
-        detector, prepared, MASK, CIRCUIT, ["disc"],
+        detector, prepared, MASK, CIRCUIT, ["disc"], command="expcam-circuit red.png",
         progress=lambda stage, done, total: stages.append(stage),
     )  # fmt: skip
     assert found.explanation.label_name == "red"
@@ -41,7 +41,12 @@ def test_an_image_to_all_that_is_known_of_it(detector: expcam.Classifier, tmp_pa
     assert found.circuit.nodes.groupby("layer").size().max() <= 2
     assert found.table["method"].tolist() == ["expcam", "disc"]
     assert found.check is not None
-    assert "baselines" in stages
+    assert found.channels is not None
+    assert found.necessary == found.channels.necessary
+    assert list(found.circuits) == ["readout of the whole photograph"]
+    assert found.made is not None
+    assert found.made.command == "expcam-circuit red.png"
+    assert {"baselines", "ablation", "channels"} <= set(stages)
     untested = find(detector, prepared, MASK, CIRCUIT, [], verify=False)
     assert untested.check is None
     assert untested.necessary is None
@@ -55,6 +60,28 @@ def test_further_objects_are_looked_for_on_request(detector: expcam.Classifier) 
     )
     assert len(found.instances) >= 1
     assert not (found.explanation.mask & found.instances[0].mask).any()
+
+
+def test_photographs_of_a_folder_drive_its_channels(
+    detector: expcam.Classifier, tmp_path: Path
+) -> None:
+    red_photograph().save(tmp_path / "b.PNG")
+    red_photograph().save(tmp_path / "a.jpg")
+    (tmp_path / "notes.txt").write_text("no photograph")
+    photographs = photographs_in(tmp_path)
+    assert [path.name for path in photographs] == ["a.jpg", "b.PNG"]
+    found = find(
+        detector, detector.prepare(photographs[1]), MASK, CIRCUIT, [], photographs=photographs
+    )
+    assert found.channels is not None
+    assert {crop.image for crops in found.channels.crops.values() for crop in crops} == {0, 1}
+
+
+def test_a_folder_without_photographs_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"no photograph in `.*`: none ends in \.jpg"):
+        photographs_in(tmp_path)
+    with pytest.raises(OptionError, match="no such folder of photographs"):
+        photographs_in(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
