@@ -252,21 +252,31 @@ def rearranged(flow: Flow, channels: Tensor, places: Tensor, positions: Sequence
             or ``(1, new positions)`` where all channels show the same; -1 where it shows none.
         positions: Shape of the new positions.
     """
-    old = F.pad(flow.value.flatten(1), (0, 1))  # the last is what -1 shows
+    old = flow.value.flatten(1)
+    if len(places) == 1:
+        (own,) = places
+        if not torch.equal(own, torch.arange(old.shape[1], device=own.device)):
+            old = old.index_select(1, own.clamp(min=0)) * (own >= 0)
+    else:
+        old = F.pad(old, (0, 1))  # the last is what -1 shows
     if flow.columns is not None:
         row, out = (flow.columns[:, None] == channels).nonzero(as_tuple=True)
-        value = old[row].gather(1, _last(places[out if len(places) > 1 else 0 * out], old))
+        value = old
+        if not torch.equal(row, torch.arange(len(old), device=row.device)):
+            value = value[row]
+        if len(places) > 1:
+            value = value.gather(1, _last(places[out], old))
         return replace(
             flow,
             channels=flow.channels[row],
             scale=flow.scale[row],
             columns=out,
-            value=value.view(-1, *positions),
+            value=value.reshape(-1, *positions),
         )
     assert flow.mix is not None
     kinds, which = places.unique(dim=0, return_inverse=True)
     mix = F.pad(flow.mix, (0, 1))[:, _last(channels, F.pad(flow.mix, (0, 1)))]
-    value = torch.cat([old[:, _last(kind, old)] for kind in kinds])
+    value = old if len(places) == 1 else torch.cat([old[:, _last(kind, old)] for kind in kinds])
     if len(kinds) > 1:
         mix = torch.cat([mix * (which == n) for n in range(len(kinds))])
     return replace(
@@ -346,6 +356,7 @@ class Tracked:
     axis: int = 1
     index: Tensor | None = None
     _along: dict[int, "Tracked"] = field(default_factory=dict)
+    _axes: list[int] | None = None
 
     def numbered(self) -> Tensor:
         """``index``, also where no shape was changed."""
@@ -367,15 +378,15 @@ class Tracked:
         """The dimensions that the channels are along."""
         if self.index is None:
             return [self.axis]
-        channels = self.channels()
-        known = channels >= 0
-        most = channels.amax() + 1
-        highest, lowest = torch.where(known, channels, -1), torch.where(known, channels, most)
-        return [
-            axis
-            for axis in range(channels.ndim)
-            if bool((highest.amax(axis) > lowest.amin(axis)).any())
-        ]
+        if self._axes is None:
+            highest = self.channels()
+            lowest = torch.where(highest < 0, highest.amax() + 1, highest)
+            self._axes = [
+                axis
+                for axis in range(highest.ndim)
+                if bool((highest.amax(axis) > lowest.amin(axis)).any())
+            ]
+        return self._axes
 
     def natural_axis(self) -> int:
         """The dimension that the channels are along; of several the longest."""

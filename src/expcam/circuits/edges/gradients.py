@@ -5,7 +5,7 @@ weights: between two convolutions or linear layers the classifier is taken as li
 image.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -43,7 +43,13 @@ class ModuleReading:
 
 
 def read_modules(
-    module: nn.Module, e: Tensor, label: int, selection: Selection, *, gradients: bool = False
+    module: nn.Module,
+    e: Tensor,
+    label: int,
+    selection: Selection,
+    *,
+    gradients: bool = False,
+    linked: bool = True,
 ) -> ModuleReading:
     """Run a classifier with hooks on its convolutions and linear layers.
 
@@ -56,6 +62,7 @@ def read_modules(
         label: Index of the class.
         selection: Says which channels of a module are active; of the classes it is the one.
         gradients: Whether edges have an ``attribution`` and a ``sensitivity``.
+        linked: Whether there are edges at all.
 
     Raises:
         ClassifierError: No gradient reaches the image.
@@ -73,7 +80,7 @@ def read_modules(
         found = torch.autograd.grad(logits[0, label], list(tensors.values()), allow_unused=True)
     if all(gradient is None for gradient in found):
         raise ClassifierError("no gradient gets from the logits to any module of the classifier")
-    axes = {name: _axis(module, name) for name in tensors}
+    axes = {name: axis_of(module, name) for name in tensors}
     by_logit = {
         name: torch.zeros_like(tensor) if gradient is None else gradient
         for (name, tensor), gradient in zip(tensors.items(), found, strict=True)
@@ -95,7 +102,8 @@ def read_modules(
     for name, channels in reading.channels.items():
         chosen = torch.tensor([label]) if name == output else selection(name, channels)
         reading.active[name] = chosen.to(e.device)
-    reading.edges = list(_edges(module, image, reading, axes, by_logit if gradients else None))
+    if linked:
+        reading.edges = list(_edges(module, image, reading, axes, by_logit if gradients else None))
     return reading
 
 
@@ -169,31 +177,45 @@ def _outputs(
     """Note what each mixing module gives; cut off, what follows sees a leaf of its own."""
     outputs: dict[str, Tensor] = {}
     leaves: dict[str, Tensor] = {}
+
+    def watch(name: str, output: Tensor) -> Tensor | None:
+        outputs[name] = output
+        if not cut:
+            return None
+        leaves[name] = output.detach().requires_grad_()
+        return leaves[name].clone()  # what follows may overwrite it
+
+    with at_modules(module, watch):
+        yield outputs, leaves
+
+
+@contextmanager
+def at_modules(
+    module: nn.Module, change: Callable[[str, Tensor], Tensor | None]
+) -> Iterator[None]:
+    """Hand what each mixing module gives to a function, with the module's name.
+
+    Args:
+        module: The classifier.
+        change: May give what follows is to see instead.
+    """
     handles = []
 
     def watch(name: str) -> Any:
         uses = count(1)
-
-        def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor | None:
-            own = use_of(name, next(uses))
-            outputs[own] = output
-            if not cut:
-                return None
-            leaves[own] = output.detach().requires_grad_()
-            return leaves[own].clone()  # what follows may overwrite it
-
-        return hook
+        return lambda _, __, output: change(use_of(name, next(uses)), output)
 
     try:
         for name, each in module.named_modules():
             if isinstance(each, MIXING):
                 handles.append(each.register_forward_hook(watch(name)))
-        yield outputs, leaves
+        yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _axis(module: nn.Module, name: str) -> int:
+def axis_of(module: nn.Module, name: str) -> int:
+    """The dimension of the channels of what a module gives."""
     layer = name.partition(AGAIN)[0]
     return -1 if name != INPUT and isinstance(module.get_submodule(layer), nn.Linear) else 1

@@ -236,6 +236,7 @@ def _exported(module: nn.Module, x: Tensor) -> Program:
     }
     if len(signature.user_inputs) != 1 or len(signature.user_outputs) != 1:
         raise WiringError("a classifier takes one tensor and gives one tensor")
+    _without_autocast(exported.graph_module)
     _out_of_place(
         exported.graph, next(n for n in exported.graph.nodes if n.name in signature.user_inputs)
     )
@@ -337,13 +338,59 @@ def _out_of_place(graph: fx.Graph, image: fx.Node) -> None:
         if name == "relu_" and len(old.users) == 1 and operation(old) in ("batch_norm", "add"):
             continue
         packet = getattr(torch.ops.aten, name.removesuffix("_"), None)
+        parts = _parts(old)
         alone = old.op != "call_function" or operation(old) not in VIEWS or len(old.users) == 1
-        if packet is None or not name.endswith("_") or not alone:
+        if packet is None or not name.endswith("_") or not (alone or parts):
             raise WiringError(f"the operation `{name}` overwrites a view of a tensor")
         n.target = getattr(packet, target._overloadname)
-        later = [user for user in old.users if order[user] > order[n]]
-        for user in later:
-            user.replace_input_with(old, n)
+        _replace_later(order, n, old, n)
+        if parts:
+            whole = n
+            for part in parts:
+                whole = _inserted_behind(whole, part, found)
+                order[whole] = order[n]
+            _replace_later(order, n, parts[-1].all_input_nodes[0], whole)
+
+
+def _replace_later(order: Mapping[fx.Node, int], n: fx.Node, old: fx.Node, new: fx.Node) -> None:
+    """Let what comes after an operation read its result in place of what it has overwritten."""
+    for user in [user for user in old.users if order[user] > order[n]]:
+        user.replace_input_with(old, new)
+
+
+def _parts(n: fx.Node) -> list[fx.Node]:
+    """The slices by which a tensor is a part of another, the last one first."""
+    parts = []
+    while operation(n) in ("slice", "select"):
+        parts.append(n)
+        n = n.all_input_nodes[0]
+    return parts
+
+
+def _inserted_behind(written: fx.Node, part: fx.Node, found: set[fx.Node]) -> fx.Node:
+    """The tensor that a part was of, with what was written in the part's place."""
+    scatter = getattr(torch.ops.aten, f"{operation(part)}_scatter").default
+    with written.graph.inserting_after(written):
+        made = written.graph.call_function(scatter, (part.args[0], written, *part.args[1:]))
+    made.meta = {**written.meta, "val": part.all_input_nodes[0].meta["val"]}
+    found.add(made)
+    return made
+
+
+def _without_autocast(module: fx.GraphModule) -> None:
+    """Write what runs with autocasting turned off, a graph of its own, as part of the graph."""
+    for n in list(module.graph.nodes):
+        if operation(n) != "wrap_with_autocast" or n.args[2]:
+            continue
+        _, _, _, _, inner, *values = n.args
+        body: Any = module.get_submodule(inner.target).graph
+        inputs = [each for each in body.nodes if each.op == "placeholder"]
+        with module.graph.inserting_before(n):
+            copied: Any = module.graph.graph_copy(body, dict(zip(inputs, values, strict=True)))
+        for user in list(n.users):
+            user.replace_all_uses_with(copied[user.args[1]])
+            module.graph.erase_node(user)
+        module.graph.erase_node(n)
 
 
 def _in_simpler_terms(graph: fx.Graph) -> None:
