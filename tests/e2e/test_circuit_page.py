@@ -33,6 +33,7 @@ def slide(page: Page, name: str, value: int) -> None:
 def test_it_begins_with_the_channel_that_matters_most_in_the_last_layer(opened: Page) -> None:
     panel = opened.inner_text("#panel")
     assert panel.startswith("late:7")
+    assert "It matters most in the last layer before the class." in panel
     assert "Number 1 by relevance in late: relevance 4" in panel
     assert "from 5 to 1 (−4), and the classifier says “blue” instead" in panel
     assert opened.locator("#panel canvas").count() == 2
@@ -60,10 +61,13 @@ def test_a_click_tells_what_feeds_a_channel_and_lights_its_paths(opened: Page) -
 
 def test_a_map_is_strong_where_the_channel_fires(opened: Page) -> None:
     node(opened, "late:7").click()
-    pixels = opened.locator("#panel canvas").first.evaluate(
-        "c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
+    first, last = opened.locator("#panel canvas").first.evaluate(
+        """canvas => {
+            const { data } = canvas.getContext("2d")
+                .getImageData(0, 0, canvas.width, canvas.height);
+            return [[...data.slice(0, 4)], [...data.slice(-4)]];
+        }"""
     )
-    first, last = pixels[:4], pixels[-4:]
     assert first[2] > first[0] + 50  # blue: below zero
     assert last[0] > last[2] + 50  # yellow: above
 

@@ -127,7 +127,7 @@ def report_html(
 ) -> str:
     """The page of one explanation as text; see `write_report`."""
     rows = method_rows(table)
-    tested = circuit_trials(check, explanation)
+    tested = circuit_trials(check, explanation, circuit.graph.graph["wiring"])
     data = _circuits(circuit, circuits, channels)
     if check is not None:
         data["curves"] = json.loads(faithfulness_figure(check).to_json())

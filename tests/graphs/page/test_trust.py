@@ -100,6 +100,13 @@ def test_a_circuit_that_was_not_tested_says_how_it_would_be() -> None:
     assert trial.command == "expcam-circuit square.png --out graph.html --verify"
 
 
+def test_a_circuit_that_cannot_be_tested_names_no_command() -> None:
+    (trial,) = circuit_trials(None, made_explanation(), "modules: a reason")
+    assert trial.colour == UNKNOWN
+    assert trial.command == ""
+    assert "cannot be ablated" in trial.statement
+
+
 def test_claims_are_told_where_there_are_any() -> None:
     rows = [
         ("sufficient", 0.95, 0.2, 0.9, True, "It keeps the label on 19 of 20 crops (mean)."),
@@ -112,7 +119,7 @@ def test_claims_are_told_where_there_are_any() -> None:
     object.__setattr__(check, "claims", pd.DataFrame(rows, columns=columns).astype(object))
     found = circuit_trials(check, made_explanation())
     assert [trial.colour for trial in found] == [GREEN, AMBER, RED, UNKNOWN]
-    assert found[0].question == "Is the circuit enough by itself?"
+    assert found[0].question == "Does the circuit hold without the rest?"
     assert found[0].statement.endswith("(mean). 0.95; at least 0.90 counts.")
     assert found[0].control == "0.20."
     assert found[3].command.startswith("expcam.verify_circuit")

@@ -24,8 +24,9 @@ HALF = 0.5
 """A decision needs a circuit without which less than so much of the logit is left."""
 CONTROLS = ("disc",)
 """Methods that look neither at the image nor at the classifier."""
+HOLDS = "Does the circuit hold without the rest?"
 QUESTIONS = {
-    "sufficient": "Is the circuit enough by itself?",
+    "sufficient": HOLDS,
     "discriminating": "Does it keep silent where its class is not?",
     "necessary": "Is it needed?",
     "specific": "Is it this photograph's own?",
@@ -90,13 +91,30 @@ def mask_trials(explanation: Explanation, methods: Sequence[MethodRow]) -> list[
     ]
 
 
-def circuit_trials(check: CircuitCheck | None, explanation: Explanation) -> list[Trial]:
-    """The tests of a circuit, or one that says how it would be tested."""
+def circuit_trials(
+    check: CircuitCheck | None, explanation: Explanation, wiring: str = "exact"
+) -> list[Trial]:
+    """The tests of a circuit, or one that says how it would be tested.
+
+    Args:
+        check: From `verify_circuit`; None where nobody tested it.
+        explanation: That it was read on.
+        wiring: Of the circuit's graph.
+    """
+    if check is None and wiring != "exact":
+        return [
+            Trial(
+                question=HOLDS,
+                colour=UNKNOWN,
+                statement="The circuit is a hypothesis. Its classifier's wiring is not followed, "
+                "so its channels cannot be ablated.",
+            )
+        ]
     if check is None:
         photograph = shlex.quote(explanation.source or "IMG")
         return [
             Trial(
-                question="Does the circuit hold without the rest?",
+                question=HOLDS,
                 colour=UNKNOWN,
                 statement="The circuit is a hypothesis; no channel was ablated to test it.",
                 command=f"expcam-circuit {photograph} --out graph.html --verify",
@@ -143,7 +161,7 @@ def _by_zero(check: CircuitCheck) -> list[Trial]:
     needed, needs_any = (each["completeness"] < HALF for each in (ours, random))
     return [
         Trial(
-            question="Does the circuit hold without the rest?",
+            question=HOLDS,
             colour=RED if not kept else GREEN if near and not good else AMBER,
             statement=f"With all other channels of its layers at zero, these {share(ours['size'])} "
             f"of the channels give {ours['faithfulness']:.2f} of the whole model's logit, and the "

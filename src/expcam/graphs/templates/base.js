@@ -39,6 +39,15 @@ function signed(value) {
   return (value > 0 ? "+" : "") + digits(value);
 }
 
+function cut(name, length) {
+  return name.length > length ? `${name.slice(0, length - 1)}…` : name;
+}
+
+/** Of a layer's name the end tells more. */
+function cutFront(name, length) {
+  return name.length > length ? `…${name.slice(1 - length)}` : name;
+}
+
 /** ``layer:channel``, as links and searches write it. */
 function keyOf(node) {
   const [layer, channel] = DATA.nodes[node];

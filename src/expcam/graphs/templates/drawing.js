@@ -9,17 +9,14 @@ const TOP = 20;
 const FEET = 150;
 const LETTER = 7.5; // width of one, at most
 const LONGEST = 22; // names are cut beyond so many letters
-const LANE = 15;
+const LANE = 15; // between two lanes, at most
+const LANES = 140; // all lanes on one side, at most
 const BINS = 5;
 
 let drawn = null; // the view, with places and elements
 
 function drawingWidth() {
   return Math.max(300, byId("drawing").clientWidth - 4);
-}
-
-function cut(name, length) {
-  return name.length > length ? `${name.slice(0, length - 1)}…` : name;
 }
 
 /** Give every unit its place. */
@@ -33,7 +30,8 @@ function place(view) {
   const fit = Math.max(NARROWEST, (drawingWidth() - left - right) / Math.max(1, used.length - 1));
   const step = Math.max(NARROWEST, Math.max(fit, READABLE) * state.zoom);
   const lanes = lanesOf(view, column);
-  const margin = LANE * (lanes.count + 1);
+  const lane = Math.min(LANE, LANES / (lanes.count + 1));
+  const margin = lane * (lanes.count + 1);
   const layers = new Map();
   for (const unit of view.units) {
     if (!layers.has(unit.layer)) layers.set(unit.layer, []);
@@ -49,7 +47,7 @@ function place(view) {
     });
   }
   const width = left + (used.length - 1) * step + right;
-  return { used, column, step, fit, lanes, left, width, top: TOP + margin, bottom: TOP + margin + tall, margin };
+  return { used, column, step, fit, lanes, lane, left, width, top: TOP + margin, bottom: TOP + margin + tall, margin };
 }
 
 /** Lanes of edges that pass over layers: edges between the same two layers run as one bundle. */
@@ -81,7 +79,7 @@ function curve(edge, where) {
   };
   const start = `M${source.x.toFixed(1)} ${source.y.toFixed(1)}`;
   if (lane === undefined) return start + ease(source.x, source.y, target.x, target.y);
-  const depth = LANE * (1 + Math.floor(lane / 2));
+  const depth = where.lane * (1 + Math.floor(lane / 2));
   const y = lane % 2 ? where.bottom + depth : where.top - depth;
   const [up, down] = [source.x + where.step * 0.9, target.x - where.step * 0.9];
   return `${start}${ease(source.x, source.y, up, y)}L${down.toFixed(1)} ${y.toFixed(1)}${ease(down, y, target.x, target.y)}`;
@@ -194,11 +192,10 @@ function draw() {
     const x = (where.left + where.column.get(layer) * where.step).toFixed(1);
     const y = where.bottom + where.margin + 20;
     const name = DATA.layers[layer];
-    const short = name.length > LONGEST ? `…${name.slice(1 - LONGEST)}` : name;
     return makeSvg(
       "text",
       { class: "layer", transform: `translate(${x} ${y}) rotate(-60)`, "text-anchor": "end" },
-      makeSvg("title", {}, name), short,
+      makeSvg("title", {}, name), cutFront(name, LONGEST),
     );
   });
   const nodes = view.units.map((unit) =>

@@ -11,7 +11,7 @@ function edgeButton(node, edge, largest, how) {
     "li", {},
     make(
       "button", { onclick: () => choose(node), title: nameOf(node) },
-      make("span", { class: "name" }, nameOf(node)), bar, make("span", { class: "figure" }, signed(value)),
+      make("span", { class: "name" }, shortNameOf(node)), bar, make("span", { class: "figure" }, signed(value)),
     ),
   );
 }
@@ -39,7 +39,7 @@ function pathList(node) {
       ...(i ? [" → "] : []),
       each === node
         ? make("b", {}, nameOf(each))
-        : make("button", { onclick: () => choose(each) }, nameOf(each)),
+        : make("button", { onclick: () => choose(each), title: nameOf(each) }, shortNameOf(each)),
     ]);
     const share = strength < 1e-4 ? "less than 0.01" : digits(strength * 100);
     return make("p", { class: "path" }, `${share} % of the class: `, ...steps);
@@ -65,7 +65,8 @@ function figuresLine(node) {
   const figures = figuresOf(node);
   if (!figures) return "It is not in this circuit.";
   const [layer] = DATA.nodes[node];
-  return `Number ${figures.rank} by relevance in ${DATA.layers[layer]}: relevance ${digits(figures.relevance)}, mean activation ${digits(figures.activation)}.`;
+  const most = node === bestOfLastLayer() ? "It matters most in the last layer before the class. " : "";
+  return `${most}Number ${figures.rank} by relevance in ${DATA.layers[layer]}: relevance ${digits(figures.relevance)}, mean activation ${digits(figures.activation)}.`;
 }
 
 function cropList(node) {
@@ -85,7 +86,7 @@ function tools(node, unit) {
   const pinned = state.pins.includes(node);
   const name = make("input", {
     type: "text", value: state.names[node] ?? "", size: 14, maxlength: 60, id: "own-name",
-    placeholder: "a name of your own", "aria-label": `a name of your own for ${keyOf(node)}`,
+    placeholder: "name it", "aria-label": `a name of your own for ${keyOf(node)}`,
     onchange: (event) => rename(node, event.target.value.trim()),
   });
   const buttons = [

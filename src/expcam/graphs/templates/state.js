@@ -90,6 +90,11 @@ function stateOf(hash) {
   return wanted;
 }
 
+/** The name of a node where there is little room. */
+function shortNameOf(node) {
+  return state.names[node] || isClass(node) ? cut(nameOf(node), 24) : cutFront(keyOf(node), 24);
+}
+
 function nameOf(node) {
   const own = state.names[node];
   if (isClass(node)) return DATA.circuits[state.circuit].graph.label_name;
