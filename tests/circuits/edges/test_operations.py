@@ -70,11 +70,17 @@ SCALE, VARIANCE = torch.tensor([0.5, -1, 2, 3]).double(), torch.tensor([1, 2, 0.
         (Kind.AVERAGE, lambda a: a.view(-1, 2, 2, 6, 6).sum(1)),
         (Kind.AVERAGE, lambda a: F.interpolate(a, size=(9, 9), mode="bilinear")),
         (Kind.SPATIAL, lambda a: F.linear(a.flatten(2), MIXING, MIXING[:, 0])),
+        # Channels pass, the map of their sum is the gate.
+        (Kind.PRODUCT, lambda a: a.mean((2, 3), keepdim=True) * a.sum(1, keepdim=True)),
         (Kind.PRODUCT, lambda a: torch.addcmul(SCALE.view(-1, 1, 1), a, a.mean((1, 2), True))),
         (Kind.JOIN, lambda a: torch.stack([a, a.flip(2)]).sum(0)),
         (Kind.REINDEX, lambda a: F.unfold(a, 3, padding=1)),
         (Kind.REINDEX, lambda a: a.unfold(2, 3, 2)),
         (Kind.REINDEX, lambda a: F.pad(a, (1, 0, 2, 0), value=2.0)),
+        (
+            Kind.MAX_POOL,
+            lambda a: F.max_pool2d(F.pad(a, (1, 1, 1, 1), value=-float("inf")), 3, 2),
+        ),
         (Kind.FOLD, lambda a: F.fold(F.unfold(a, 3, padding=1), (6, 6), 3, padding=1)),
         (Kind.SUM, lambda a: a - a.flip(3)),
         (Kind.SUM, lambda a: a + SCALE[:, None, None]),

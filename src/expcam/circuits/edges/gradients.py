@@ -190,9 +190,7 @@ def _outputs(
 
 
 @contextmanager
-def at_modules(
-    module: nn.Module, change: Callable[[str, Tensor], Tensor | None]
-) -> Iterator[None]:
+def at_modules(module: nn.Module, change: Callable[[str, Tensor], Tensor | None]) -> Iterator[None]:
     """Hand what each mixing module gives to a function, with the module's name.
 
     Args:

@@ -110,7 +110,8 @@ def _reindex(passage: Passage) -> Followed:
     shown = source.shown(moved.round().long() - 1)
     if not filling:
         return shown
-    shown, filled = shown.along(shown.natural_axis()), (moved == 0).to(passage.like) * filling
+    shown, filled = shown.along(shown.natural_axis()), torch.zeros_like(moved)
+    filled = filled.masked_fill(moved == 0, filling).to(passage.like)
     constant = _constant(passage, filled, shown.shape, shown.axis)
     return tracked([*shown.flows, *constant], shown.shape, shown.axis)
 
@@ -143,8 +144,8 @@ def _multiplied(passage: Passage) -> Tracked:
         return Tracked(
             flows, source.count, source.positions, source.shape, source.axis, source.index
         )
-    if shape != source.shape:
-        raise not_understood(passage.n)
+    if shape != source.shape:  # it is spread over the map of its gate
+        source = source.shown(source.numbered().expand(shape))
     source = source.along(source.natural_axis())
     rows = _broadcast(factor, shape).movedim(source.axis, 0)
     if passage.step.kind is Kind.SCALE and len(rows) == rows.numel():

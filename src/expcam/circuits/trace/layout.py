@@ -43,6 +43,12 @@ def axes_of(labels: Labels) -> list[int] | None:
     ]  # fmt: skip
 
 
+def count(labels: Labels) -> int:
+    """How many channels a tensor has, as far as is known."""
+    core = _core(labels)
+    return 0 if core is None else core.numel()
+
+
 def fresh(n: fx.Node, axis: int) -> Tensor:
     """Labels of channels that begin at an operation, along one dimension."""
     shape = shape_of(n)

@@ -343,6 +343,8 @@ def _out_of_place(graph: fx.Graph, image: fx.Node) -> None:
         if packet is None or not name.endswith("_") or not (alone or parts):
             raise WiringError(f"the operation `{name}` overwrites a view of a tensor")
         n.target = getattr(packet, target._overloadname)
+        if name == "copy_":  # it has no derivative
+            n.target, n.args = torch.ops.aten.expand_as.default, (n.args[1], old)
         _replace_later(order, n, old, n)
         if parts:
             whole = n

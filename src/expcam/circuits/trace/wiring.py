@@ -285,12 +285,13 @@ class _Wirer:
 
     def _gated(self, n: fx.Node, images: list[fx.Node], name: str) -> None:
         """A product of two tensors of the image: the larger one passes, the other is its gate."""
-        # A gate is the smaller one, before it is spread over the map. On maps of one pixel both
-        # have the same size; then the gate is the one that comes from a sigmoid.
+        # A gate has fewer channels, or fewer numbers before it is spread over the map. On maps of
+        # one pixel both have the same size; then the gate is the one that comes from a sigmoid.
         origins = {a: _before_spreading(a) for a in images}
         rank = {
             a: (
                 a not in self.opaque,
+                layout.count(self.labels.get(a)),
                 _size(origins[a]),
                 operation(origins[a]) not in ("sigmoid", "hardsigmoid"),
                 place,
