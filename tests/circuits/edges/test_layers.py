@@ -279,6 +279,8 @@ class Mixing(nn.Module):
         elif self.way == "channels":
             q, k = F.normalize(q, dim=2), F.normalize(k, dim=2)
             heads = ((q.transpose(2, 3) @ k).softmax(3) @ v.transpose(2, 3)).transpose(2, 3)
+        elif self.way == "shared values":
+            heads = (q @ k.transpose(2, 3)).softmax(3) @ v[:, :1].relu()
         elif self.way == "without softmax":
             heads = q.relu() @ (k.relu().transpose(2, 3) @ v)
         else:  # heads as a part of the batch
@@ -291,7 +293,9 @@ class Mixing(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("way", ["positions", "channels", "without softmax", "batch"])
+@pytest.mark.parametrize(
+    "way", ["positions", "channels", "shared values", "without softmax", "batch"]
+)
 def test_contributions_through_attention_of_any_form_add_up(way: str) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -58,25 +58,32 @@ def values_of(
     order = [layer.axis, features]
     size = max(1, source.positions.numel())
     device = target.rows.device
+    # Several heads may read the same values: then each gets values of its own.
+    index = source.numbered()
+    index = index[(None,) * (len(layer.shape) - index.ndim)]
+    shape = [*index.shape]
+    shape[layer.axis] = layer.channels
+    index = index.expand(shape)
 
     def of_heads(tensor: Tensor) -> Tensor:
         return tensor.movedim(order, [0, 1]).flatten(2)[target.channels.to(tensor.device)]
 
+    def factors(cotangent: Tensor) -> Tensor:
+        return of_heads(_pulled(n, kept, index.shape, cotangent)) * known
+
+    shown = of_heads(index).to(device)
+    known = shown >= 0
     like = target.rows.new_zeros(layer.shape)
-    ones = torch.full_like(like, layer.channels / like.numel())
     gradient = None
     if target.gradient is not None:
         whole = torch.zeros_like(like).movedim(layer.axis, 0)
         whole[target.channels] = target.gradient
-        gradient = of_heads(_pulled(n, kept, source.shape, whole.movedim(0, layer.axis)))
-    index = of_heads(source.numbered()).to(device)
-    known = index >= 0
-    mean = of_heads(_pulled(n, kept, source.shape, ones)) * known
+        gradient = factors(whole.movedim(0, layer.axis))
     return Values(
-        shown=torch.where(known, index // size, 0),
-        places=torch.where(known, index % size, 0),
-        mean=mean,
-        gradient=None if gradient is None else gradient * known,
+        shown=torch.where(known, shown // size, 0),
+        places=torch.where(known, shown % size, 0),
+        mean=factors(torch.full_like(like, layer.channels / like.numel())),
+        gradient=gradient,
     )
 
 
@@ -130,7 +137,7 @@ def given(layer: Layer, features: int, active: Active | None) -> Tracked:
     numbers = torch.arange(shape.numel()).view([shape[d] for d in order])
     index = numbers.permute([order.index(d) for d in range(len(shape))])
     flows = []
-    if active is not None:
+    if active is not None and len(active.channels):
         channels = active.channels.repeat_interleave(width)
         within = torch.arange(width, device=channels.device).repeat(len(active.channels))
         # A row has no dimension of heads; behind it every dimension is one earlier.
