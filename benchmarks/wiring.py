@@ -27,8 +27,8 @@ from expcam.circuits.trace.recording import INPUT, Channels, measure
 from expcam.classifier.frozen import frozen
 from expcam.errors import WiringError
 
-LIMIT = 60
-"""Seconds after which a model is given up."""
+LIMIT = 300
+"""Seconds, by the clock, after which a model is given up."""
 MODELS = [
     *("bat_resnext26ts", "beit_base_patch16_224", "botnet26t_256", "caformer_s18"),
     *("cait_xxs24_224", "coat_tiny", "coatnet_nano_rw_224", "convformer_s18", "convit_tiny"),

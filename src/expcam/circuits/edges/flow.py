@@ -22,6 +22,8 @@ CONSTANT = "constant"
 """The layer name of everything that does not depend on the image."""
 MOST_NUMBERS = 2**28
 """No flow is spread over more numbers than this."""
+MOST_MIXES = 8
+"""So many paths of one layer may mix channels in ways of their own; more are spread and joined."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +163,7 @@ def merged(flows: Sequence[Flow], count: int) -> list[Flow]:
 
     What follows does the same to all rows of a source channel that add to one channel of the
     tensor. So one row holds the sum of their values and of their scales, and there are never
-    more rows than pairs of channels, however many paths there are.
+    more rows than pairs of channels, beside a few flows that mix, however many paths there are.
     """
     by_source: dict[str, list[Flow]] = {}
     for flow in flows:
@@ -172,7 +174,7 @@ def merged(flows: Sequence[Flow], count: int) -> list[Flow]:
 def _merged(flows: list[Flow], count: int) -> list[Flow]:
     """The same for flows of one source."""
     mixing = [flow for flow in flows if flow.columns is None]
-    if mixing and sum(len(f.channels) for f in mixing) > count * len(mixing[0].channels.unique()):
+    if len(mixing) > MOST_MIXES:
         flows, mixing = [spread(flow) for flow in flows], []
     apart = [flow for flow in flows if flow.columns is not None]
     if len(apart) < 2:
