@@ -1,5 +1,5 @@
-// The circuit as a drawing. All edges that are not lit lie in a few paths, so that thousands are
-// drawn at once and a click redraws only what it lights.
+// The circuit as a drawing. The edges are painted once, in a layer of their own; a click dims that
+// layer and draws anew only what it lights.
 
 const TALLEST = 520; // all channels of a layer, in pixels
 const GAP = 44; // between two of them, at most
@@ -8,10 +8,10 @@ const NARROWEST = 12;
 const TOP = 20;
 const FEET = 150;
 const LETTER = 7.5; // width of one, at most
+const DASHED = 1500; // of more edges only the lit ones are dashed: dashes take long to paint
 const LONGEST = 22; // names are cut beyond so many letters
 const LANE = 15; // between two lanes, at most
 const LANES = 140; // all lanes on one side, at most
-const BINS = 5;
 
 let drawn = null; // the view, with places and elements
 
@@ -94,17 +94,13 @@ function strokeOf(width) {
   return 0.6 + 3.6 * width;
 }
 
+/** A path for each edge: few long ones would be quicker to make, and far slower to paint. */
 function baseEdges(view, where) {
-  const bins = new Map();
-  for (const edge of view.edges) {
-    const bin = Math.min(BINS - 1, Math.floor(edge.width * BINS));
-    const key = `${signOf(edge)} ${bin}`;
-    bins.set(key, (bins.get(key) ?? "") + curve(edge, where));
-  }
-  const paths = [...bins].map(([key, d]) => {
-    const [sign, bin] = key.split(" ");
-    return makeSvg("path", { d, class: sign, "stroke-width": strokeOf((Number(bin) + 0.5) / BINS) });
-  });
+  const paths = view.edges.map((edge) =>
+    makeSvg("path", {
+      d: curve(edge, where), class: signOf(edge), "stroke-width": strokeOf(edge.width).toFixed(2),
+    }),
+  );
   return makeSvg("g", { class: "edges base" }, ...paths);
 }
 
@@ -203,7 +199,8 @@ function draw() {
   );
   const lit = makeSvg("g", { class: "edges lit" });
   // The many edges are a picture of their own, so that to dim them paints none of them again.
-  const below = makeSvg("svg", { ...size, class: "below", "aria-hidden": "true" }, baseEdges(view, where));
+  const many = view.edges.length > DASHED ? " many" : "";
+  const below = makeSvg("svg", { ...size, class: `below${many}`, "aria-hidden": "true" }, baseEdges(view, where));
   const above = makeSvg("svg", size, lit, makeSvg("g", {}, ...layers), makeSvg("g", {}, ...nodes));
   byId("drawing").replaceChildren(below, above);
   drawn = { ...view, where, lit };
