@@ -4,7 +4,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from expcam.circuits.edges import flow as fl
-from expcam.circuits.edges.flow import Tracked, whole
+from expcam.circuits.edges.flow import whole
+from expcam.circuits.edges.tracked import Tracked
 from expcam.errors import WiringError
 
 

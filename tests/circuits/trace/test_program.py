@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import expcam
-from expcam.circuits.trace.program import Call, Interpreter, capture, in_dtype_of, operation
+from expcam.circuits.trace.graph import operation
+from expcam.circuits.trace.program import Call, Interpreter, capture, in_dtype_of
 from expcam.circuits.trace.wiring import wire
 from expcam.classifier.frozen import frozen
 from expcam.errors import WiringError

@@ -15,6 +15,7 @@ from expcam.circuits.ablation.choices import Keep, LogitsOf
 from expcam.circuits.circuit import Circuit, check_known
 from expcam.circuits.edges.layers import convolution_options, follow, unfolded
 from expcam.circuits.scores import EDGE_SCORES, EdgeMeasures, EdgeScore
+from expcam.circuits.trace.graph import operation
 from expcam.circuits.trace.kinds import Kind
 from expcam.circuits.trace.program import (
     Call,
@@ -22,7 +23,6 @@ from expcam.circuits.trace.program import (
     Override,
     capture,
     in_dtype_of,
-    operation,
 )
 from expcam.circuits.trace.recording import INPUT, Channels, measure
 from expcam.circuits.trace.wiring import Wiring, wire

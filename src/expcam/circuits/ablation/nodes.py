@@ -12,6 +12,8 @@ from expcam.circuits.ablation.choices import Keep, LogitsOf
 from expcam.circuits.circuit import Circuit, check_known
 from expcam.circuits.formats import Node
 from expcam.circuits.scores import NODE_SCORES
+from expcam.circuits.trace.freezing import weight_and_bias
+from expcam.circuits.trace.graph import operation
 from expcam.circuits.trace.kinds import Kind
 from expcam.circuits.trace.program import (
     Call,
@@ -19,14 +21,8 @@ from expcam.circuits.trace.program import (
     Override,
     capture,
     in_dtype_of,
-    operation,
 )
-from expcam.circuits.trace.recording import (
-    Recording,
-    measure,
-    record,
-    weight_and_bias,
-)
+from expcam.circuits.trace.recording import Recording, measure, record
 from expcam.circuits.trace.wiring import wire
 from expcam.classifier.frozen import frozen, require_autograd
 from expcam.classifier.model import BATCH, Classifier

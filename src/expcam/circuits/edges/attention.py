@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from expcam.circuits.edges.flow import Flow, Tracked
-from expcam.circuits.trace.recording import Active, Kept, Layer
+from expcam.circuits.edges.flow import Flow
+from expcam.circuits.edges.tracked import Tracked
+from expcam.circuits.trace.freezing import Kept
+from expcam.circuits.trace.recording import Active, Layer
 
 
 @dataclass(frozen=True, kw_only=True)

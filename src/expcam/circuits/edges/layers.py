@@ -13,18 +13,13 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from expcam.circuits.edges.attention import Values, given, received, values_of
-from expcam.circuits.edges.flow import Flow, Tracked, tracked, whole
+from expcam.circuits.edges.flow import Flow, whole
 from expcam.circuits.edges.operations import Followed, Passage, passed
+from expcam.circuits.edges.tracked import Tracked, tracked
+from expcam.circuits.trace.freezing import Kept, weight_and_bias
+from expcam.circuits.trace.graph import operation
 from expcam.circuits.trace.kinds import Kind
-from expcam.circuits.trace.program import operation
-from expcam.circuits.trace.recording import (
-    INPUT,
-    Active,
-    Kept,
-    Layer,
-    Recording,
-    weight_and_bias,
-)
+from expcam.circuits.trace.recording import INPUT, Active, Layer, Recording
 from expcam.circuits.trace.wiring import Step
 
 

@@ -11,10 +11,11 @@ from torch.fx.node import map_aggregate
 from torch.nn import functional as F
 
 from expcam.circuits.edges import flow as fl
-from expcam.circuits.edges.flow import Flow, Tracked, constant_flow, tracked
+from expcam.circuits.edges.flow import Flow, constant_flow
+from expcam.circuits.edges.tracked import Tracked, tracked
+from expcam.circuits.trace.freezing import Kept, norm_scale, weight_and_bias
+from expcam.circuits.trace.graph import operation
 from expcam.circuits.trace.kinds import PADDING, REDUCING, Kind, option, reduced_dims
-from expcam.circuits.trace.program import operation
-from expcam.circuits.trace.recording import Kept, norm_scale, weight_and_bias
 from expcam.circuits.trace.wiring import Step, not_understood
 
 Followed = Tracked | list[Tracked]
@@ -329,7 +330,10 @@ def _reduced(passage: Passage, source: Tracked, reduce: Callable[..., Tensor]) -
 
 
 def _spatial(passage: Passage) -> Tracked:
-    """A linear layer over positions: as a kernel of a depthwise convolution, but one for all."""
+    """A linear layer over positions: as a kernel of a depthwise convolution, but one for all.
+
+    The positions that it mixes are the last ones, the channels left out.
+    """
     source = passage.source.along(passage.source.natural_axis())
     weight, bias = weight_and_bias(passage.n, passage.kept)
     norm = weight.abs().sum(1).mean()
@@ -339,7 +343,8 @@ def _spatial(passage: Passage) -> Tracked:
     ]
     (shape,) = passage.kept.shapes
     if bias is not None:
-        flows += _constant(passage, bias, shape, source.axis)
+        by_position = bias[:, None] if operation(passage.n) == "conv1d" else bias
+        flows += _constant(passage, by_position, shape, source.axis)
     return passage.after(source.axis, flows)
 
 

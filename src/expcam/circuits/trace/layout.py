@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from expcam.circuits.trace.graph import operation
 from expcam.circuits.trace.kinds import PADDING, reduced_dims
-from expcam.circuits.trace.program import operation
 
 Labels = Tensor | list[Tensor] | None
 """Of a tensor, or of the tensors into which one was split; None where shapes do not tell."""

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from expcam.circuits.trace import layout
+from expcam.circuits.trace.graph import SOFTMAX, depending, flat, operation, where
 from expcam.circuits.trace.kinds import (
     NORMALISING,
     REDUCING,
@@ -29,7 +30,7 @@ from expcam.circuits.trace.kinds import (
     is_unusual,
 )
 from expcam.circuits.trace.layout import Labels
-from expcam.circuits.trace.program import SOFTMAX, Program, depending, flat, operation, where
+from expcam.circuits.trace.program import Program
 from expcam.errors import WiringError
 
 LOGITS = "logits"
@@ -112,7 +113,7 @@ def wire(program: Program) -> Wiring:
 class _Wirer:
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.depending = depending(program)
+        self.depending = depending(program.module.graph, program.image)
         self.steps: dict[fx.Node, Step] = {program.image: Step(Kind.IMAGE, ())}
         self.labels: dict[fx.Node, Labels] = {program.image: layout.fresh(program.image, 1)}
         self.sites: dict[str, Site] = {}
@@ -196,6 +197,8 @@ class _Wirer:
             return None
         if name == "conv2d":
             return Kind.DEPTHWISE if is_depthwise(n) else Kind.LAYER
+        if name == "conv1d":  # over a dimension that is not the channels'
+            return Kind.SPATIAL if layout.axes_of(self.labels[n.args[0]]) == [2] else None  # type: ignore[index]
         if name == "linear" or (name in ("matmul", "mm") and n.args[0] in self.depending):
             axes = layout.axes_of(self.labels[n.args[0]])  # type: ignore[index]
             if axes and len(layout.shape_of(n)) - 1 not in axes:
