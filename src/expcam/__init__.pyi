@@ -7,6 +7,7 @@ from .circuits.comparison import common_circuit as common_circuit
 from .circuits.comparison import compare_circuits as compare_circuits
 from .circuits.comparison import stability as stability
 from .circuits.comparison import strongest_paths as strongest_paths
+from .circuits.discovery.discover import discover_circuit as discover_circuit
 from .circuits.features import activation_map as activation_map
 from .circuits.features import top_crops as top_crops
 from .circuits.readout import read_circuit as read_circuit

@@ -25,6 +25,10 @@ class OptionError(ExpcamError):
     """An option has a value that it cannot have."""
 
 
+class CircuitError(ExpcamError):
+    """No set of channels does what is asked of a circuit."""
+
+
 class FileFormatError(ExpcamError):
     """A file cannot be written, or is not what it should be."""
 

@@ -28,7 +28,7 @@ NODE_ATTRIBUTES: dict[str, type] = {
 }
 EDGE_ATTRIBUTES: dict[str, type] = {"score": float, "signed": float}
 GRAPH_ATTRIBUTES: dict[str, type] = {
-    **{"classifier": str, "label": int, "label_name": str, "coverage": float, "top_k": int},
+    **{"classifier": str, "label": int, "label_name": str},
     **{"nodes": str, "edges": str, "granularity": str, "wiring": str},
 }
 EDGE_ENDS = ("source_layer", "source_channel", "target_layer", "target_channel")

@@ -2,10 +2,11 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import networkx as nx
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from expcam.circuits.blocks import contract, where_maps_meet
 from expcam.circuits.circuit import Circuit, check_classifier
@@ -20,11 +21,12 @@ from expcam.circuits.scores import (
     GRANULARITIES,
     NODE_SCORE,
     NODE_SCORES,
+    READOUT,
     TOP_K,
     EdgeMeasures,
     score_name,
 )
-from expcam.circuits.trace.recording import INPUT, Channels, measure
+from expcam.circuits.trace.recording import INPUT, Channels, Measured, Selection, measure
 from expcam.classifier.frozen import frozen, require_autograd
 from expcam.classifier.model import Classifier
 from expcam.errors import ExpcamWarning, OptionError, WiringError
@@ -83,49 +85,121 @@ def read_circuit(
         )
     nodes, edges = check_selection(coverage, top_k, nodes, edges, granularity)
     e = shown(classifier, explanation, whole_image=whole_image)[None]
-    label = explanation.label
-    graph: nx.DiGraph[Node] = nx.DiGraph(
-        classifier=explanation.classifier,
-        label=label,
-        label_name=explanation.label_name,
-        source=explanation.source,
-        coverage=coverage,
-        top_k=top_k,
-        nodes=nodes,
-        edges=edges,
-        granularity=granularity,
-        wiring="exact",
-    )
-    if explanation.contrast is not None:  # GraphML knows no None
-        graph.graph["contrast"] = explanation.contrast
 
     def selection(name: str, channels: Channels) -> Tensor:
         if name == INPUT:
             return torch.arange(e.shape[1] if include_input else 0)
         return select(NODE_SCORES[nodes](channels), coverage, top_k)
 
-    gradients = EDGE_SCORES[edges].needs_gradient
+    graph = _graph_of(explanation, edges)
+    graph.graph |= {
+        **{"method": READOUT, "coverage": coverage, "top_k": top_k, "nodes": nodes},
+        "granularity": granularity,
+    }
     with frozen(classifier.network) as module:
         try:
-            measured = measure(module, e, label, selection, gradients=gradients)
-            active = {name: each.channels for name, each in measured.active.items()}
-            output = measured.recording.output_layer
-            with torch.no_grad():
-                found = _edges(
-                    edges, measured.channels, follow(measured.recording, measured.active)
-                )
-            _fill(graph, measured.channels, active, output, found)
+            measured = _read(module, e, explanation.label, selection, graph)
         except WiringError as error:
             _warn(str(error), granularity)
-            reading = read_modules(module, e, label, selection, gradients=gradients)
-            found = _edges(edges, reading.channels, reading.edges)
-            _fill(graph, reading.channels, reading.active, reading.output_layer, found)
-            graph.graph |= {"wiring": f"modules: {error}", "edges": edges + BY_GRADIENT}
-            graph.graph["granularity"] = "layers"
+            _read_modules(module, e, explanation.label, selection, graph, error)
             return Circuit(graph)
     if granularity == "blocks":
         return contract(Circuit(graph), where_maps_meet(measured.recording.wiring))
     return Circuit(graph)
+
+
+def read_channels(
+    classifier: Classifier,
+    explanation: Explanation,
+    keep: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    *,
+    whole_image: bool,
+    strongest: int,
+) -> Circuit:
+    """The circuit of given channels, with the edges among them by ``‖W‖₁ · A``.
+
+    Args:
+        classifier: Inside `frozen`.
+        explanation: The circuit is read on its masked image, for its class.
+        keep: By layer which channels, boolean ``(channels,)``.
+        facts: The graph's further attributes.
+        whole_image: Read it on the whole image instead.
+        strongest: Of each channel at most so many edges that lead to it. A classifier that is
+            read at its modules has none: there each would take a pass.
+    """
+    e = shown(classifier, explanation, whole_image=whole_image)[None]
+
+    def selection(name: str, channels: Channels) -> Tensor:
+        return keep[name].nonzero()[:, 0] if name in keep else torch.arange(0)
+
+    graph = _graph_of(explanation, EDGE_SCORE)
+    graph.graph |= {"nodes": NODE_SCORE, "granularity": "layers", **facts}
+    try:
+        _read(classifier.network, e, explanation.label, selection, graph, strongest)
+    except WiringError as error:
+        _read_modules(
+            classifier.network, e, explanation.label, selection, graph, error, linked=False
+        )
+    return Circuit(graph)
+
+
+def _graph_of(explanation: Explanation, edges: str) -> "nx.DiGraph[Node]":
+    """A graph without nodes, of an explanation's class."""
+    graph: nx.DiGraph[Node] = nx.DiGraph(
+        classifier=explanation.classifier,
+        label=explanation.label,
+        label_name=explanation.label_name,
+        source=explanation.source,
+        edges=edges,
+        wiring="exact",
+    )
+    if explanation.contrast is not None:  # GraphML knows no None
+        graph.graph["contrast"] = explanation.contrast
+    return graph
+
+
+def _read(
+    module: nn.Module,
+    e: Tensor,
+    label: int,
+    selection: Selection,
+    graph: "nx.DiGraph[Node]",
+    strongest: int | None = None,
+) -> Measured:
+    """Fill a graph with the selected channels and the edges among them."""
+    edges = graph.graph["edges"]
+    gradients = EDGE_SCORES[edges].needs_gradient
+    measured = measure(module, e, label, selection, gradients=gradients)
+    active = {name: each.channels for name, each in measured.active.items()}
+    with torch.no_grad():
+        contributions = follow(measured.recording, measured.active)
+        found = _edges(edges, measured.channels, contributions, strongest)
+    _fill(graph, measured.channels, active, measured.recording.output_layer, found)
+    return measured
+
+
+def _read_modules(
+    module: nn.Module,
+    e: Tensor,
+    label: int,
+    selection: Selection,
+    graph: "nx.DiGraph[Node]",
+    reason: WiringError,
+    *,
+    linked: bool = True,
+) -> None:
+    """The same of a classifier whose wiring is not understood, for a reason."""
+    edges = graph.graph["edges"]
+    gradients = EDGE_SCORES[edges].needs_gradient
+    reading = read_modules(module, e, label, selection, gradients=gradients, linked=linked)
+    found = _edges(edges, reading.channels, reading.edges)
+    _fill(graph, reading.channels, reading.active, reading.output_layer, found)
+    graph.graph |= {
+        "wiring": f"modules: {reason}",
+        "edges": edges + BY_GRADIENT,
+        "granularity": "layers",
+    }
 
 
 def shown(classifier: Classifier, explanation: Explanation, *, whole_image: bool = False) -> Tensor:
@@ -226,10 +300,20 @@ def _fill(
 
 
 def _edges(
-    name: str, channels: Mapping[str, Channels], contributions: Iterable[Contribution]
+    name: str,
+    channels: Mapping[str, Channels],
+    contributions: Iterable[Contribution],
+    strongest: int | None = None,
 ) -> Iterator[tuple[Node, Node, dict[str, float]]]:
-    """Edges with their scores; a source that reaches a target on several paths counts once."""
-    found: dict[tuple[Node, Node], tuple[float, float]] = {}
+    """Edges with their scores; a source that reaches a target on several paths counts once.
+
+    Args:
+        name: What an edge's score is.
+        channels: Measures of all layers' channels.
+        contributions: What the edges add.
+        strongest: Of each target only so many edges, those of the highest score; None for all.
+    """
+    found: dict[Node, dict[Node, tuple[float, float]]] = {}
     for each in contributions:
         activation = channels[each.source].activation[each.sources]
         measures = EdgeMeasures(
@@ -240,15 +324,26 @@ def _edges(
             sensitivity=None if each.sensitivity is None else each.sensitivity[:, None],
         )
         score = EDGE_SCORES[name].of(measures)
-        sources = [(each.source, channel) for channel in each.sources.tolist()]
-        targets = [(each.target, channel) for channel in each.targets.tolist()]
-        rows = (score.tolist(), each.signed.tolist(), (each.weight > 0).tolist())
-        for target, *row in zip(targets, *rows, strict=True):
-            for source, strength, signed, linked in zip(sources, *row, strict=True):
+        # A source is mostly in one contribution alone.
+        kept = score.topk(min(strongest or score.shape[1], score.shape[1]), 1)
+        rows = (
+            each.targets.tolist(),
+            each.sources[kept.indices].tolist(),
+            kept.values.tolist(),
+            each.signed.gather(1, kept.indices).tolist(),
+            (each.weight.gather(1, kept.indices) > 0).tolist(),
+        )
+        for target, *row in zip(*rows, strict=True):
+            into = found.setdefault((each.target, target), {})
+            for source, strength, signed, linked in zip(*row, strict=True):
                 if linked:
-                    before = found.get((source, target), (0.0, 0.0))
-                    found[source, target] = (before[0] + strength, before[1] + signed)
-    return (
-        (source, target, {"score": score, "signed": signed})
-        for (source, target), (score, signed) in found.items()
-    )
+                    before = into.get((each.source, source), (0.0, 0.0))
+                    into[each.source, source] = (before[0] + strength, before[1] + signed)
+    for target_node, into in found.items():
+        best = (
+            sorted(into.items(), key=lambda edge: -edge[1][0])[:strongest]
+            if strongest
+            else (into.items())
+        )
+        for source_node, (strength, signed) in best:
+            yield source_node, target_node, {"score": strength, "signed": signed}

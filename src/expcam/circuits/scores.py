@@ -97,6 +97,8 @@ COVERAGE, TOP_K = 0.9, 16
 """Active are the fewest channels of a layer that hold this share of its summed score, and at most
 so many."""
 GRANULARITIES = ("layers", "blocks")
+READOUT = "readout"
+"""The ``method`` of a circuit that was read, not searched for."""
 BY_GRADIENT = " (gradients as weights)"
 """Follows an edge score's name where the wiring is not known, and gradients stand for weights."""
 

@@ -17,6 +17,7 @@ learn a mask of a given area by ranking; here the area is found.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -157,7 +158,7 @@ class _Search:
             self._fixed[kind] = drawn
         return drawn
 
-    def perturbed(self, views: Sequence[Perturbation]) -> list[Tensor]:
+    def perturbed(self, views: Sequence[Perturbation]) -> list[Any]:
         """The inputs of a step."""
         settings, parts = self._settings, self._problem.parts
         scores = self._problem.scorer()

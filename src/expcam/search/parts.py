@@ -17,8 +17,8 @@ class Perturbation:
         value: What stands there, as the parts understand it: for pixels a background
             ``(3, H, W)``.
         random: Whether it is one draw of many.
-        removal: Whether it takes the place of the parts that are *kept*, and the decision is to
-            be lost.
+        removal: Whether the decision is to be lost: where it takes the place of the parts that
+            are *kept*, for instance.
     """
 
     kind: str
@@ -39,8 +39,10 @@ class Parts(Protocol):
     def opposite(self, drawn: Perturbation) -> Perturbation:
         """The draw that lies opposite to a random one, with its sign changed."""
 
-    def perturbed(self, keep: Tensor, by: Perturbation) -> Tensor:
+    def perturbed(self, keep: Tensor, by: Perturbation) -> Any:
         """The input with only these parts kept, differentiable in ``keep``.
+
+        It is what the model takes: for pixels an image, for channels the choice and an image.
 
         Args:
             keep: Boolean, or probabilities, of the shape of ``allowed``.
@@ -77,8 +79,8 @@ class Scorer(Protocol):
 class Model(Protocol):
     """Runs perturbed inputs."""
 
-    def with_gradient(self, inputs: Sequence[Tensor], *, smoothed: bool) -> Tensor:
+    def with_gradient(self, inputs: Sequence[Any], *, smoothed: bool) -> Tensor:
         """Logits ``(n, classes)`` for a step; ``smoothed`` as in `SmoothedGradients`."""
 
-    def logits(self, inputs: Sequence[Tensor]) -> Tensor:
+    def logits(self, inputs: Sequence[Any]) -> Tensor:
         """Logits ``(n, classes)`` for a check, without gradient."""

@@ -1,0 +1,1 @@
+"""From an explanation to the circuit that carries its decision."""
