@@ -86,6 +86,10 @@ class Slot:
         return torch.cat([merged] * repeats, self.batch)
 
 
+EXACT = "exact"
+"""Channels are replaced behind their nonlinearity."""
+
+
 class _Run(Protocol):
     slots: dict[str, Slot]
 
@@ -151,7 +155,7 @@ class Gates:
     """
 
     def __init__(self, module: nn.Module, x: Tensor) -> None:
-        self._module, self.wiring, self.passes = module, "exact", 0.0
+        self._module, self.wiring, self.passes = module, EXACT, 0.0
         self._run: _Run
         with torch.no_grad():
             try:
