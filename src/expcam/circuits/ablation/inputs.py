@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from expcam.classifier.model import Classifier
 from expcam.errors import OptionError
 from expcam.explain.backgrounds import BACKGROUNDS
+from expcam.explain.explanation import Explanation
 
 PATCHES = 8
 """Patches on the shorter side of an image whose patches are put in another order."""
@@ -49,6 +51,17 @@ class Subject:
         """The image with the mask's pixels replaced by a background; of no mask all of it is."""
         background = _background(self.x, rng)
         return background if self.mask is None else torch.where(self.mask, background, self.x)
+
+
+def subject_of(classifier: Classifier, explanation: Explanation, *, whole_image: bool) -> Subject:
+    """An explanation as what a circuit is tried on."""
+    x = input_of(classifier, explanation)
+    return Subject(x, None if whole_image else torch.from_numpy(explanation.mask).to(x.device))
+
+
+def input_of(classifier: Classifier, explanation: Explanation) -> Tensor:
+    """The normalised image of an explanation ``(channels, H, W)``."""
+    return torch.from_numpy(explanation.input).to(classifier.device)
 
 
 Says = Callable[[Tensor], Tensor]

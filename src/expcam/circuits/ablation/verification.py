@@ -11,8 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from expcam.circuits.ablation.choices import Choice, LogitsOf, choices, matched
+from expcam.circuits.ablation.claims import Claims, by_reference, kinds_for
 from expcam.circuits.ablation.edges import Edges
+from expcam.circuits.ablation.gates import Gates
+from expcam.circuits.ablation.inputs import Subject, subject_of
 from expcam.circuits.ablation.nodes import Nodes
+from expcam.circuits.ablation.references import kinds_of
+from expcam.circuits.ablation.trials import Asked, Trials
 from expcam.circuits.circuit import Circuit, check_classifier
 from expcam.circuits.formats import Node
 from expcam.circuits.readout import shown
@@ -23,6 +28,7 @@ from expcam.classifier.model import Classifier
 from expcam.classifier.network import unwrapped
 from expcam.errors import OptionError, WiringError
 from expcam.explain.explanation import Explanation
+from expcam.explain.request import SEEDS
 from expcam.progress import Progress, silent
 
 SIZES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
@@ -59,7 +65,7 @@ def weight_randomised(module: nn.Module, rng: torch.Generator) -> nn.Module:
     return shuffled
 
 
-class Subject(Protocol):
+class Tested(Protocol):
     """The parts of a classifier, on one image and for one class, that a test ablates."""
 
     @property
@@ -76,7 +82,7 @@ class Subject(Protocol):
         """The test by one reference: images, or none for zero."""
 
 
-SUBJECTS: dict[str, Callable[[Classifier, nn.Module, Tensor, int], Subject]] = {
+SUBJECTS: dict[str, Callable[[Classifier, nn.Module, Tensor, int], Tested]] = {
     "nodes": Nodes,
     "edges": Edges,
 }
@@ -99,20 +105,29 @@ class CircuitCheck:
             each layer.
         ours: The score that the circuit was read with, for ``nodes`` and for ``edges``.
         holds: Whether the whole model gives the label on all images.
+        claims: What may be said of the circuit, each beside a control; see `Claims.table`. Empty
+            where the whole model does not hold its label on perturbed inputs, or says it without
+            the evidence.
+        references: How it fares against each kind of reference; see `by_reference`.
+        untested: Why there are no claims; empty where there are.
     """
 
     curves: pd.DataFrame
     circuit: pd.DataFrame
     ours: Mapping[str, str]
     holds: bool
+    claims: pd.DataFrame
+    references: pd.DataFrame
+    untested: str = ""
 
     def summary(self) -> pd.DataFrame:
         """One row per parts, ablation and method.
 
         Columns: ``distance`` (mean over images and sizes of |faithfulness - 1|, the area between
         the curve and 1; lower is better, and overshoot counts against a circuit), ``spread``
-        (standard deviation of it over the draws, where there are several), ``removal`` (mean
-        |completeness|), ``smallest`` (median over images of the least size at which the label
+        (standard deviation of it over the draws, where there are several), ``cpr`` (mean
+        faithfulness, as the MIB benchmark calls it), ``removal`` (mean |completeness|),
+        ``smallest`` (median over images of the least size at which the label
         holds and the logit lies within 20 % of the whole model's; 1 where none does),
         ``label_kept`` (share of all rows).
         """
@@ -131,6 +146,7 @@ class CircuitCheck:
             {
                 "distance": groups["distance"].mean(),
                 "spread": per_draw.groupby(by, sort=False).std().fillna(0.0),
+                "cpr": groups["faithfulness"].mean(),
                 "removal": groups["removal"].mean(),
                 "smallest": least.groupby(by, sort=False).median(),
                 "label_kept": groups["label_kept"].mean(),
@@ -163,6 +179,8 @@ def verify_circuit(
     images: Sequence[Explanation | ImageSource | Tensor],
     *,
     reference: Sequence[ImageSource | Tensor] = (),
+    others: Sequence[Circuit] = (),
+    repeats: Sequence[Circuit] = (),
     ablations: Sequence[str] = ("zero",),
     parts: Sequence[str] = ("nodes",),
     sizes: Sequence[float] = SIZES,
@@ -181,11 +199,18 @@ def verify_circuit(
     et al. (arXiv 2211.00593); its distance from 1 is what the MIB benchmark (arXiv 2504.13151)
     calls CMD.
 
+    The claims are tried on perturbed inputs (of an explanation composites of its mask, of an image
+    crops), on inputs without the evidence, and against new draws of the references that the
+    circuit was found with; none of them was used in `discover_circuit`, unless it was given the
+    same photographs. How it fares against other references is told beside them.
+
     Args:
         classifier: The classifier; it is left as it was found.
-        circuit: The circuit; the test looks at its class.
+        circuit: The circuit, whoever found it; the test looks at its class.
         images: What the test is made on; of an explanation, its masked image.
-        reference: Images for the ablations ``mean`` and ``resample``.
+        reference: Images for the ablations ``mean`` and ``resample``, and for the claims.
+        others: Circuits of other photographs, for the claim ``specific``.
+        repeats: Circuits of the same decision, found with other seeds, for ``stable``.
         ablations: Of `ABLATIONS`.
         parts: ``nodes``, ``edges`` or both; edges take a pass for each choice.
         sizes: Shares of each layer's parts, in (0, 1).
@@ -213,7 +238,7 @@ def verify_circuit(
         "edges": score_name(facts["edges"].removesuffix(BY_GRADIENT), EDGE_SCORES, "edge"),
     }
     with frozen(classifier.network) as module:
-        others = [classifier.prepare(each).input for each in reference]
+        photos = [classifier.prepare(each).input for each in reference]
         shuffled = weight_randomised(unwrapped(classifier.module), rng)
         control = classifier.with_module(shuffled).network
         for place, image in enumerate(images):
@@ -233,16 +258,62 @@ def verify_circuit(
                 beside = list(matched(chosen, draws, rng))
                 for ablation in ablations:
                     logits_of = subject.against(
-                        _references(ablation, others, rng), averaged=ablation == "mean"
+                        _references(ablation, photos, rng), averaged=ablation == "mean"
                     )
                     figures = _Figures(logits_of, subject.whole, label, kept)
                     row = {"image": place, "parts": kind, "ablation": ablation}
                     curves += [row | each for each in figures.of(tested)]
                     own += [row | each for each in figures.of(beside)]
             progress("ablation", place + 1, len(images))
+        subjects = [_subject_of(classifier, circuit, image) for image in images]
+        asked = Asked(classifier, subjects[0].x, label, rival)
+        try:
+            stack = torch.stack(photos) if photos else subjects[0].x[None][:0]
+            claims, by_kind = _claimed(
+                module, circuit, asked, subjects, stack, seed, others, repeats
+            )
+            untested = ""
+        except OptionError as error:
+            claims, by_kind, untested = pd.DataFrame(), pd.DataFrame(), str(error)
     return CircuitCheck(
-        curves=pd.DataFrame(curves), circuit=pd.DataFrame(own), ours=ours, holds=holds
+        curves=pd.DataFrame(curves),
+        circuit=pd.DataFrame(own),
+        ours=ours,
+        holds=holds,
+        claims=claims,
+        references=by_kind,
+        untested=untested,
     )
+
+
+def _claimed(
+    module: nn.Module,
+    circuit: Circuit,
+    asked: Asked,
+    subjects: Sequence[Subject],
+    photos: Tensor,
+    seed: int,
+    others: Sequence[Circuit],
+    repeats: Sequence[Circuit],
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The claims on a circuit, and how it fares against each kind of reference."""
+    gates = Gates(module, subjects[0].x)
+    rng = torch.Generator().manual_seed(SEEDS + seed)
+    kinds = kinds_for(len(photos))
+    trials = Trials.of(gates, asked, subjects, photos, kinds, rng)
+    found = [k for k in str(circuit.graph.graph.get("reference", "")).split(", ") if k in kinds]
+    claims = Claims(circuit, trials, found or kinds_of(photos), rng).table(others, repeats)
+    return claims, by_reference(circuit, trials, len(photos), rng)
+
+
+def _subject_of(
+    classifier: Classifier, circuit: Circuit, image: Explanation | ImageSource | Tensor
+) -> Subject:
+    """An explanation, or the whole image where the circuit is of whole images."""
+    if isinstance(image, Explanation):
+        whole = bool(circuit.graph.graph.get("whole_image", False))
+        return subject_of(classifier, image, whole_image=whole)
+    return Subject(classifier.prepare(image).input, None)
 
 
 def necessary_channels(

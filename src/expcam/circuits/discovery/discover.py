@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from expcam.circuits.ablation.gates import Gates
-from expcam.circuits.ablation.inputs import Subject
+from expcam.circuits.ablation.inputs import input_of, subject_of
 from expcam.circuits.ablation.references import kinds_of
 from expcam.circuits.ablation.trials import Asked, Trials
 from expcam.circuits.circuit import Circuit, check_classifier
@@ -21,14 +21,13 @@ from expcam.classifier.model import Classifier
 from expcam.classifier.precision import computes_in_bfloat16, flushed_denormals
 from expcam.errors import CircuitError, OptionError
 from expcam.explain.explanation import Explanation
+from expcam.explain.request import SEEDS
 from expcam.progress import Progress, silent
 
 PARTS = ("channels", "edges")
 WRONG_PLACES = (1, 20)
 """Places, in the order of the whole model's logits, of the classes that the procedure is asked for
 as a control: the second choice, and one that the model thinks little of."""
-SEEDS = 2**31
-"""Tests draw from seeds beyond those of discovery."""
 
 
 def discover_circuit(
@@ -86,7 +85,7 @@ def discover_circuit(
     first = explanations[0]
     with frozen(classifier.network) as module, flushed_denormals(), torch.enable_grad():
         photos = photographs(classifier, reference or (), first)
-        x = inputs_of(classifier, first)
+        x = input_of(classifier, first)
         gates = Gates(module, x)
         asked = Asked(classifier, x, first.label, first.contrast)
         kinds = kinds_of(photos)
@@ -165,17 +164,6 @@ def _wrong_classes(
     }
 
 
-def subject_of(classifier: Classifier, explanation: Explanation, *, whole_image: bool) -> Subject:
-    """An explanation as what a circuit is tried on."""
-    x = inputs_of(classifier, explanation)
-    return Subject(x, None if whole_image else torch.from_numpy(explanation.mask).to(x.device))
-
-
-def inputs_of(classifier: Classifier, explanation: Explanation) -> Tensor:
-    """The normalised image of an explanation ``(channels, H, W)``."""
-    return torch.from_numpy(explanation.input).to(classifier.device)
-
-
 def photographs(
     classifier: Classifier, reference: Sequence[ImageSource | Tensor], like: Explanation
 ) -> Tensor:
@@ -184,7 +172,7 @@ def photographs(
     Raises:
         OptionError: They are of another size than the explained image.
     """
-    x = inputs_of(classifier, like)
+    x = input_of(classifier, like)
     prepared = [classifier.prepare(each).input for each in reference]
     for place, each in enumerate(prepared):
         if each.shape != x.shape:

@@ -75,7 +75,9 @@ def _strongest(graph: "nx.DiGraph[Node]", number: int) -> "nx.DiGraph[Node]":
     """A graph with only the edges of the highest score into each node."""
     smaller: nx.DiGraph[Node] = graph.copy()
     for node in graph:
-        into: list[Any] = sorted(graph.in_edges(node, data="score"), key=lambda edge: -float(edge[2]))
+        into: list[Any] = sorted(
+            graph.in_edges(node, data="score"), key=lambda edge: -float(edge[2])
+        )
         smaller.remove_edges_from([(source, target) for source, target, _ in into[number:]])
     return smaller
 

@@ -1,0 +1,255 @@
+"""What may be said of a circuit, each claim beside a control that any class would fail.
+
+Keeping the label is cheap: a set that may leave out what speaks against a class makes any class
+win. So a circuit is also shown inputs without the evidence, is given back a half of what it left
+out, is removed, and is compared to what its own procedure finds for classes that are not there.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from scipy.stats import fisher_exact
+from torch import Tensor
+
+from expcam.circuits.ablation.nodes import chosen_channels
+from expcam.circuits.ablation.references import KINDS, PHOTOS, RESAMPLE
+from expcam.circuits.ablation.trials import CONTRAST, KEPT, MIXED, REMOVAL, Trial, Trials
+from expcam.circuits.circuit import Circuit
+
+BARS: Mapping[str, float] = {
+    **{"sufficient": 0.95, "undisturbed": 0.95, "discriminating": 0.1, "necessary": 0.95},
+    **{"specific": 0.8, "selective": 2.0, "stable": 0.5},
+}
+"""What a figure must reach, or of ``discriminating`` must not exceed."""
+COUNT = 24
+"""Trials behind each figure."""
+LEVEL = 0.05
+"""A control must do worse beyond chance, at this level."""
+BY_REFERENCE = 8
+"""Trials against each kind of reference."""
+COLUMNS = ("claim", "figure", "control", "bar", "p", "passes", "statement")
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Makes the claims on one circuit.
+
+    Args:
+        circuit: The circuit.
+        trials: On inputs and references that it was not found with.
+        kinds: The references that they are drawn against.
+        rng: Draws them.
+    """
+
+    circuit: Circuit
+    trials: Trials
+    kinds: Sequence[str]
+    rng: torch.Generator
+
+    def table(self, others: Sequence[Circuit], repeats: Sequence[Circuit]) -> pd.DataFrame:
+        """One row per claim.
+
+        Columns: ``claim``; ``figure`` and ``control`` (shares of trials, or for ``selective`` a
+        ratio); ``bar``; ``p`` (of a difference as large by chance, Fisher's exact test);
+        ``passes`` (whether the bar is reached and the control differs; None where nothing was
+        tested); ``statement`` (a sentence).
+
+        Args:
+            others: Circuits of other photographs.
+            repeats: Circuits of the same decision, found with other seeds.
+        """
+        keep = self._flat(self.circuit)
+        rows = [
+            self._kept("sufficient", KEPT, keep, "all other channels replaced"),
+            self._kept("undisturbed", MIXED, keep, "a random half of the others left as it is"),
+            self._discriminating(keep),
+            self._necessary(keep),
+            self._specific(keep, others),
+            self._selective(),
+            self._stable(keep, repeats),
+        ]
+        return pd.DataFrame(rows, columns=list(COLUMNS))
+
+    def _kept(self, claim: str, what: str, keep: Tensor, how: str) -> tuple[object, ...]:
+        drawn = self._drawn(what)
+        figure, control = self._share(keep, drawn), self._share(self._random(keep), drawn)
+        p = _p(figure, control)
+        return self._row(
+            claim,
+            figure,
+            control,
+            p,
+            figure >= BARS[claim] and p < LEVEL,
+            f"Alone, {how}, it says the class in {_of(figure)} trials; as many random channels of "
+            f"each layer in {_of(control)}.",
+        )
+
+    def _discriminating(self, keep: Tensor) -> tuple[object, ...]:
+        shown, drawn = self._share(keep, self._drawn(KEPT)), self._drawn(CONTRAST)
+        figure = self._share(keep, drawn)
+        p = _p(shown, figure)
+        return self._row(
+            "discriminating",
+            figure,
+            shown,
+            p,
+            figure <= BARS["discriminating"] and p < LEVEL,
+            f"Alone, on inputs without the evidence, it says the class in {_of(figure)} trials; "
+            f"on those with it in {_of(shown)}. The whole model says it on none of the former.",
+        )
+
+    def _necessary(self, keep: Tensor) -> tuple[object, ...]:
+        drawn = self._drawn(REMOVAL)
+        figure = 1 - self._share(keep, drawn)
+        control = 1 - self._share(self._random(keep), drawn)
+        p = _p(figure, control)
+        return self._row(
+            "necessary",
+            figure,
+            control,
+            p,
+            figure >= BARS["necessary"] and p < LEVEL,
+            f"Without it the class is lost in {_of(figure)} trials; without as many random "
+            f"channels of each layer in {_of(control)}.",
+        )
+
+    def _specific(self, keep: Tensor, others: Sequence[Circuit]) -> tuple[object, ...]:
+        if not others:
+            return self._untested("specific", "No circuits of other photographs were given.")
+        drawn = self._drawn(REMOVAL)
+        foreign = [self._as_large(self._flat(other), int(keep.sum())) for other in others]
+        held = [self._share(each, drawn) for each in foreign]
+        figure, control = sum(held) / len(held), self._share(keep, drawn)
+        p = _p(figure, control)
+        return self._row(
+            "specific",
+            figure,
+            control,
+            p,
+            figure >= BARS["specific"] and p < LEVEL,
+            f"Without the circuits of {len(others)} other photographs, at most as large, the class "
+            f"is kept in {figure:.0%} of the trials; without its own in {control:.0%}.",
+        )
+
+    def _selective(self) -> tuple[object, ...]:
+        facts = self.circuit.graph.graph
+        if "selectivity" not in facts:
+            return self._untested(
+                "selective", "Its procedure was not asked for classes that are not there."
+            )
+        figure = float(facts["selectivity"])
+        return self._row(
+            "selective",
+            figure,
+            1.0,
+            float("nan"),
+            figure >= BARS["selective"],
+            f"Asked for {facts['wrong'].replace(', ', ' and for ')}, which the model does not say, "
+            f"the same procedure needs a share of {facts['wrong_sizes'].replace(', ', ' and ')} of "
+            f"the channels (1.000: none were enough): at least {figure:.1f} times as many.",
+        )
+
+    def _stable(self, keep: Tensor, repeats: Sequence[Circuit]) -> tuple[object, ...]:
+        if not repeats:
+            return self._untested("stable", "It was not looked for again with other seeds.")
+        figures, chance = [], []
+        for other in repeats:
+            again = self._flat(other)
+            figures.append(_jaccard(keep, again))
+            chance.append(_jaccard(keep, self._random(again)))
+        figure, control = (sum(each) / len(each) for each in (figures, chance))
+        return self._row(
+            "stable",
+            figure,
+            control,
+            float("nan"),
+            figure >= BARS["stable"] and figure > control,
+            f"Found again with {len(repeats)} other seeds it has a Jaccard index of {figure:.2f} "
+            f"to them; as many random channels of each layer {control:.2f}.",
+        )
+
+    def _row(
+        self, claim: str, figure: float, control: float, p: float, passes: bool, statement: str
+    ) -> tuple[object, ...]:
+        against = f" Reference: {', '.join(self.kinds)}." if claim not in ("selective",) else ""
+        return claim, figure, control, BARS[claim], p, passes, statement + against
+
+    def _untested(self, claim: str, reason: str) -> tuple[object, ...]:
+        nan = float("nan")
+        return claim, nan, nan, BARS[claim], nan, None, reason
+
+    def _drawn(self, what: str) -> list[Trial]:
+        return self.trials.several(what, self.kinds, COUNT, self.rng)
+
+    def _share(self, keep: Tensor, trials: Sequence[Trial]) -> float:
+        return float(self.trials.says(keep, trials).float().mean())
+
+    def _flat(self, circuit: Circuit) -> Tensor:
+        gates = self.trials.gates
+        return gates.flat(chosen_channels(circuit, gates.counts)).to(
+            self.trials.perturbed[0].device
+        )
+
+    def _random(self, keep: Tensor) -> Tensor:
+        """As many random channels of each layer."""
+        layers = self.trials.gates.split(keep).values()
+        orders = [torch.randperm(len(own), generator=self.rng) for own in layers]
+        return torch.cat(
+            [own[order.to(own.device)] for own, order in zip(layers, orders, strict=True)]
+        )
+
+    def _as_large(self, keep: Tensor, most: int) -> Tensor:
+        """A set, or at random as much of it as is said."""
+        places = keep.nonzero()[:, 0]
+        chosen = places[torch.randperm(len(places), generator=self.rng)[:most].to(keep.device)]
+        smaller = torch.zeros_like(keep)
+        smaller[chosen] = True
+        return smaller
+
+
+def by_reference(
+    circuit: Circuit, trials: Trials, photos: int, rng: torch.Generator
+) -> pd.DataFrame:
+    """How a circuit fares against each kind of reference, also those that it was not found with.
+
+    Columns: ``reference``; ``kept``, ``contrast`` and ``removal``: in what share of such trials it
+    says the class.
+
+    Args:
+        circuit: The circuit.
+        trials: With references of all `kinds_for` so many photographs.
+        photos: How many reference photographs there are.
+        rng: Draws the trials.
+    """
+    gates = trials.gates
+    keep = gates.flat(chosen_channels(circuit, gates.counts)).to(trials.perturbed[0].device)
+    rows = []
+    for kind in kinds_for(photos):
+        row: dict[str, object] = {"reference": kind}
+        for what in (KEPT, CONTRAST, REMOVAL):
+            says = trials.says(keep, trials.several(what, [kind], BY_REFERENCE, rng))
+            row[what] = float(says.float().mean())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def kinds_for(photos: int) -> list[str]:
+    """The kinds of references that so many photographs allow."""
+    least = {PHOTOS: 1, RESAMPLE: 2}
+    return [kind for kind in KINDS if photos >= least.get(kind, 0)]
+
+
+def _p(first: float, second: float) -> float:
+    """Fisher's exact test of two shares of `COUNT` trials."""
+    counts = [[round(share * COUNT), COUNT - round(share * COUNT)] for share in (first, second)]
+    return float(fisher_exact(counts).pvalue)
+
+
+def _of(share: float) -> str:
+    return f"{round(share * COUNT)} of {COUNT}"
+
+
+def _jaccard(first: Tensor, second: Tensor) -> float:
+    return float((first & second).sum() / (first | second).sum())
