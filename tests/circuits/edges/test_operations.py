@@ -73,10 +73,6 @@ SCALE, VARIANCE = torch.tensor([0.5, -1, 2, 3]).double(), torch.tensor([1, 2, 0.
         (Kind.SPATIAL, lambda a: F.linear(a.flatten(2), MIXING, MIXING[:, 0])),
         # Channels pass, the map of their sum is the gate.
         (Kind.PRODUCT, lambda a: a.mean((2, 3), keepdim=True) * a.sum(1, keepdim=True)),
-        (
-            Kind.SPATIAL,
-            lambda a: F.conv1d(a.flatten(2).transpose(1, 2), MIXING[:, :, None], MIXING[:, 0]),
-        ),
         (Kind.PRODUCT, lambda a: torch.addcmul(SCALE.view(-1, 1, 1), a, a.mean((1, 2), True))),
         (Kind.JOIN, lambda a: torch.stack([a, a.flip(2)]).sum(0)),
         (Kind.REINDEX, lambda a: F.unfold(a, 3, padding=1)),

@@ -330,10 +330,7 @@ def _reduced(passage: Passage, source: Tracked, reduce: Callable[..., Tensor]) -
 
 
 def _spatial(passage: Passage) -> Tracked:
-    """A linear layer over positions: as a kernel of a depthwise convolution, but one for all.
-
-    The positions that it mixes are the last ones, the channels left out.
-    """
+    """A linear layer over positions: as a kernel of a depthwise convolution, but one for all."""
     source = passage.source.along(passage.source.natural_axis())
     weight, bias = weight_and_bias(passage.n, passage.kept)
     norm = weight.abs().sum(1).mean()
@@ -343,8 +340,7 @@ def _spatial(passage: Passage) -> Tracked:
     ]
     (shape,) = passage.kept.shapes
     if bias is not None:
-        by_position = bias[:, None] if operation(passage.n) == "conv1d" else bias
-        flows += _constant(passage, by_position, shape, source.axis)
+        flows += _constant(passage, bias, shape, source.axis)
     return passage.after(source.axis, flows)
 
 

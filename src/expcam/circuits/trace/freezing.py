@@ -58,10 +58,10 @@ def keep(call: Call, step: Step, result: Any) -> Kept:
 
 
 def weight_and_bias(n: fx.Node, kept: Kept) -> tuple[Tensor, Tensor | None]:
-    """Weight ``(out, in)`` and bias of a linear layer, or of a convolution of single positions."""
-    if operation(n) in ("linear", "conv1d"):
+    """Weight ``(out, in)`` and bias of a linear layer."""
+    if operation(n) == "linear":
         bias = kept.args[2] if len(kept.args) > 2 else kept.kwargs.get("bias")
-        return kept.args[1].flatten(1), bias
+        return kept.args[1], bias
     return kept.args[1].T, None
 
 

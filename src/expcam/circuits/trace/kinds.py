@@ -113,11 +113,6 @@ def is_unusual(n: fx.Node, images: Collection[fx.Node]) -> bool:
     match operation(n):
         case "conv2d" | "linear":  # the image makes the weights, or the groups
             unusual = args[1] in images or isinstance(option(n, 6, "groups", 1), fx.Node)
-        case "conv1d":  # only single positions
-            weight: Any = args[1]
-            plain = [option(n, 3, "stride", [1]), option(n, 4, "padding", [0])] == [[1], [0]]
-            single = weight.meta["val"].shape[2] == 1 and option(n, 6, "groups", 1) == 1
-            unusual = weight in images or not (plain and single)
         case "batch_norm":  # without running statistics its scale is the image's
             unusual = args[3] is None or bool(args[5])
         case "instance_norm":  # with running statistics it is a batch norm

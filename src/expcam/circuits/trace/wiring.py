@@ -197,8 +197,6 @@ class _Wirer:
             return None
         if name == "conv2d":
             return Kind.DEPTHWISE if is_depthwise(n) else Kind.LAYER
-        if name == "conv1d":  # over a dimension that is not the channels'
-            return Kind.SPATIAL if layout.axes_of(self.labels[n.args[0]]) == [2] else None  # type: ignore[index]
         if name == "linear" or (name in ("matmul", "mm") and n.args[0] in self.depending):
             axes = layout.axes_of(self.labels[n.args[0]])  # type: ignore[index]
             if axes and len(layout.shape_of(n)) - 1 not in axes:
