@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from scipy.stats import fisher_exact
+from scipy.stats import binomtest, fisher_exact
 from torch import Tensor
 
 from expcam.circuits.ablation.nodes import chosen_channels
@@ -20,15 +20,18 @@ from expcam.circuits.circuit import Circuit
 
 BARS: Mapping[str, float] = {
     **{"sufficient": 0.95, "undisturbed": 0.95, "discriminating": 0.1, "necessary": 0.95},
-    **{"specific": 0.8, "selective": 2.0, "stable": 0.5},
+    **{"specific": 0.8, "selective": 2.0, "stable": 0.5, "equivalent": 0.5, "minimal": 1.0},
 }
-"""What a figure must reach, or of ``discriminating`` must not exceed."""
+"""What a figure must reach; what ``discriminating`` must not exceed, and ``equivalent`` not differ
+from beyond chance."""
 COUNT = 24
 """Trials behind each figure."""
 LEVEL = 0.05
 """A control must do worse beyond chance, at this level."""
 BY_REFERENCE = 8
 """Trials against each kind of reference."""
+SINGLE, SINGLE_TRIALS = 12, 8
+"""So many channels are left out one by one, each in so many trials."""
 COLUMNS = ("claim", "figure", "control", "bar", "p", "passes", "statement")
 
 
@@ -69,6 +72,8 @@ class Claims:
             self._specific(keep, others),
             self._selective(),
             self._stable(keep, repeats),
+            self._equivalent(keep),
+            self._minimal(keep),
         ]
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -168,6 +173,51 @@ class Claims:
             figure >= BARS["stable"] and figure > control,
             f"Found again with {len(repeats)} other seeds it has a Jaccard index of {figure:.2f} "
             f"to them; as many random channels of each layer {control:.2f}.",
+        )
+
+    def _equivalent(self, keep: Tensor) -> tuple[object, ...]:
+        """As likely to say the class by more as by less than the whole model (arXiv 2410.13032)."""
+        drawn = self._drawn(KEPT)
+        whole = self.trials.margins(torch.ones_like(keep), drawn)
+        figure, control = (
+            float((self.trials.margins(each, drawn) > whole).float().mean())
+            for each in (keep, self._random(keep))
+        )
+        p = float(binomtest(round(figure * COUNT), COUNT).pvalue)
+        return self._row(
+            "equivalent",
+            figure,
+            control,
+            p,
+            p >= LEVEL,
+            f"It says the class by more than the whole model in {_of(figure)} trials, by less in "
+            f"the others; as many random channels of each layer by more in {_of(control)}.",
+        )
+
+    def _minimal(self, keep: Tensor) -> tuple[object, ...]:
+        """Which rung of minimality holds on a sample (arXiv 2602.16823)."""
+        drawn = self.trials.several(KEPT, self.kinds, SINGLE_TRIALS, self.rng)
+        places = keep.nonzero()[:, 0]
+        sample = places[torch.randperm(len(places), generator=self.rng)[:SINGLE].to(keep.device)]
+        needed = 0
+        for place in sample:
+            smaller = keep.clone()
+            smaller[place] = False
+            needed += not bool(self.trials.says(smaller, drawn).all())
+        figure = needed / max(1, len(sample))
+        rung = "No rung of minimality is shown"
+        if figure == 1:
+            rung = "On this sample it is locally minimal: no single channel can be spared"
+        elif figure > 0:
+            rung = "It is quasi-minimal: some channel cannot be spared"
+        return self._row(
+            "minimal",
+            figure,
+            float("nan"),
+            float("nan"),
+            figure >= BARS["minimal"],
+            f"Of {len(sample)} channels at random {needed} cannot be left out alone without "
+            f"losing the class in one of {SINGLE_TRIALS} trials. {rung}.",
         )
 
     def _row(

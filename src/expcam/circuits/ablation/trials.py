@@ -190,13 +190,17 @@ class Trials:
         )
 
     @torch.no_grad()
-    def says(self, keep: Tensor, trials: Sequence[Trial]) -> Tensor:
-        """Whether one set says the class in each of some trials, boolean ``(trials,)``."""
+    def margins(self, keep: Tensor, trials: Sequence[Trial]) -> Tensor:
+        """By how much one set says the class in each of some trials, ``(trials,)``."""
         rows = []
         for start in range(0, len(trials), BATCH):
             some = trials[start : start + BATCH]
-            rows.append(self.asked.margins(self.logits([keep] * len(some), some)) > 0)
+            rows.append(self.asked.margins(self.logits([keep] * len(some), some)))
         return torch.cat(rows).cpu()
+
+    def says(self, keep: Tensor, trials: Sequence[Trial]) -> Tensor:
+        """Whether one set says the class in each of some trials, boolean ``(trials,)``."""
+        return self.margins(keep, trials) > 0
 
 
 def _gate(keep: Tensor, trial: Trial) -> Tensor:
