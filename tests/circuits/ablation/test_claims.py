@@ -130,6 +130,21 @@ def test_other_references_are_told_beside(
     assert table.loc["zero", "removal"] == 0
 
 
+def test_optimal_ablation_harms_least(
+    detector: expcam.Classifier, red: expcam.Explanation, photos: list[Tensor]
+) -> None:
+    # Blue's channels alone: only a constant in place of red's own can say the class.
+    check = expcam.verify_circuit(
+        detector, circuit_of(detector, red, BLUE), [red], reference=photos, sizes=[0.5], draws=1,
+        optimal=True,
+    )  # fmt: skip
+    table = check.references.set_index("reference")
+    assert table.loc["photos", "kept"] == 0
+    assert table.loc["optimal", "kept"] > 0.5
+    # It then says it of anything, which is what the contrast is for.
+    assert table.loc["optimal", "contrast"] > 0.5
+
+
 def test_no_decision_no_claims(detector: expcam.Classifier, red: expcam.Explanation) -> None:
     blank = dataclasses.replace(red, mask=np.zeros((32, 32), np.bool_))
     circuit = circuit_of(detector, red, RED)

@@ -14,6 +14,7 @@ from scipy.stats import binomtest, fisher_exact
 from torch import Tensor
 
 from expcam.circuits.ablation.nodes import chosen_channels
+from expcam.circuits.ablation.optimal import optimal_reference
 from expcam.circuits.ablation.references import KINDS, PHOTOS, RESAMPLE
 from expcam.circuits.ablation.trials import CONTRAST, KEPT, MIXED, REMOVAL, Trial, Trials
 from expcam.circuits.circuit import Circuit
@@ -32,6 +33,8 @@ BY_REFERENCE = 8
 """Trials against each kind of reference."""
 SINGLE, SINGLE_TRIALS = 12, 8
 """So many channels are left out one by one, each in so many trials."""
+OPTIMAL = "optimal"
+"""The reference of least loss, in `by_reference`."""
 COLUMNS = ("claim", "figure", "control", "bar", "p", "passes", "statement")
 
 
@@ -260,7 +263,7 @@ class Claims:
 
 
 def by_reference(
-    circuit: Circuit, trials: Trials, photos: int, rng: torch.Generator
+    circuit: Circuit, trials: Trials, photos: int, rng: torch.Generator, *, optimal: bool = False
 ) -> pd.DataFrame:
     """How a circuit fares against each kind of reference, also those that it was not found with.
 
@@ -272,11 +275,21 @@ def by_reference(
         trials: With references of all `kinds_for` so many photographs.
         photos: How many reference photographs there are.
         rng: Draws the trials.
+        optimal: Whether the constants that harm it least are one of them (see
+            `optimal_reference`), learned on half of the inputs and tested on the other.
     """
     gates = trials.gates
     keep = gates.flat(chosen_channels(circuit, gates.counts)).to(trials.perturbed[0].device)
+    kinds = kinds_for(photos)
+    if optimal:
+        half = len(trials.perturbed) // 2
+        learned = trials.on(trials.perturbed[:half])
+        drawn = learned.several(KEPT, kinds[:1], half, rng)
+        found = optimal_reference(learned, keep, drawn)
+        trials = trials.on(trials.perturbed[half:], {OPTIMAL: [found]})
+        kinds = [*kinds, OPTIMAL]
     rows = []
-    for kind in kinds_for(photos):
+    for kind in kinds:
         row: dict[str, object] = {"reference": kind}
         for what in (KEPT, CONTRAST, REMOVAL):
             says = trials.says(keep, trials.several(what, [kind], BY_REFERENCE, rng))

@@ -11,6 +11,7 @@ There are four kinds of trials, and the decision is to be kept in two of them an
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeVar
 
 import torch
@@ -161,6 +162,15 @@ class Trials:
         said = asked.said(torch.stack(list(self.contrast))).tolist()
         contrast = [x for x, held in zip(self.contrast, said, strict=True) if not held]
         return Trials(self.gates, asked, self.perturbed, contrast, self.references)
+
+    def on(
+        self,
+        perturbed: Sequence[Tensor],
+        further: Mapping[str, Sequence[Reference]] = MappingProxyType({}),
+    ) -> "Trials":
+        """The same with other perturbed inputs, and with further kinds of references."""
+        references = {**self.references, **further}
+        return Trials(self.gates, self.asked, perturbed, self.contrast, references)
 
     def draw(self, what: str, kind: str, rng: torch.Generator) -> Trial:
         """A trial with an input and a reference at random."""

@@ -181,6 +181,7 @@ def verify_circuit(
     reference: Sequence[ImageSource | Tensor] = (),
     others: Sequence[Circuit] = (),
     repeats: Sequence[Circuit] = (),
+    optimal: bool = False,
     ablations: Sequence[str] = ("zero",),
     parts: Sequence[str] = ("nodes",),
     sizes: Sequence[float] = SIZES,
@@ -211,6 +212,8 @@ def verify_circuit(
         reference: Images for the ablations ``mean`` and ``resample``, and for the claims.
         others: Circuits of other photographs, for the claim ``specific``.
         repeats: Circuits of the same decision, found with other seeds, for ``stable``.
+        optimal: Whether optimal ablation is one of the references beside the claims; it takes
+            another 120 passes.
         ablations: Of `ABLATIONS`.
         parts: ``nodes``, ``edges`` or both; edges take a pass for each choice.
         sizes: Shares of each layer's parts, in (0, 1).
@@ -270,7 +273,7 @@ def verify_circuit(
         try:
             stack = torch.stack(photos) if photos else subjects[0].x[None][:0]
             claims, by_kind = _claimed(
-                module, circuit, asked, subjects, stack, seed, others, repeats
+                module, circuit, asked, subjects, stack, seed, others, repeats, optimal
             )
             untested = ""
         except OptionError as error:
@@ -295,6 +298,7 @@ def _claimed(
     seed: int,
     others: Sequence[Circuit],
     repeats: Sequence[Circuit],
+    optimal: bool,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The claims on a circuit, and how it fares against each kind of reference."""
     gates = Gates(module, subjects[0].x)
@@ -303,7 +307,7 @@ def _claimed(
     trials = Trials.of(gates, asked, subjects, photos, kinds, rng)
     found = [k for k in str(circuit.graph.graph.get("reference", "")).split(", ") if k in kinds]
     claims = Claims(circuit, trials, found or kinds_of(photos), rng).table(others, repeats)
-    return claims, by_reference(circuit, trials, len(photos), rng)
+    return claims, by_reference(circuit, trials, len(photos), rng, optimal=optimal)
 
 
 def _subject_of(
