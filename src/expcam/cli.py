@@ -31,7 +31,14 @@ from expcam.explain.objectives import DEFAULT_OBJECTIVE, EVALUATION, OBJECTIVES
 from expcam.explain.request import DEFAULT_RECIPE, RECIPES, Request
 from expcam.files import check_writable, legible
 from expcam.graphs.exports import CSV_FILES, WRITERS, write_csv, writer_for
-from expcam.graphs.finding import CircuitRequest, check_requests, find, photographs_in
+from expcam.graphs.finding import (
+    CIRCUITS,
+    DISCOVERED,
+    CircuitRequest,
+    check_requests,
+    find,
+    photographs_in,
+)
 
 if TYPE_CHECKING:
     from expcam.classifier.model import Classifier, Prepared
@@ -111,32 +118,47 @@ def command(
         str | None, typer.Option(metavar="DEV", help="cpu, cuda or mps (else the best there is).")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same mask.")] = 0,
+    circuit: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help=f"{' or '.join(CIRCUITS)}: found under ablation, or read in one pass.",
+        ),
+    ] = DISCOVERED,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Photographs of other things, whose channels stand in the place of ablated ones.",
+        ),
+    ] = None,
     top_k: Annotated[
-        int, typer.Option("--top-k", metavar="N", help="The most channels per layer.")
+        int, typer.Option("--top-k", metavar="N", help="The most channels per layer of a readout.")
     ] = TOP_K,
     nodes: Annotated[
         str,
         typer.Option(
             metavar="SCORE",
-            help=f"What ranks channels: {', '.join(NODE_SCORES)}.",
+            help=f"What ranks a readout's channels: {', '.join(NODE_SCORES)}.",
         ),
     ] = NODE_SCORE,
     edges: Annotated[
         str,
         typer.Option(
             metavar="SCORE",
-            help=f"What an edge's score is: {', '.join(EDGE_SCORES)} (or * for ×).",
+            help=f"What a readout's edges score: {', '.join(EDGE_SCORES)} (or * for ×).",
         ),
     ] = EDGE_SCORE,
     granularity: Annotated[
         str,
         typer.Option(
             metavar="NAME",
-            help=f"{' or '.join(GRANULARITIES)}; blocks sum up all paths between them.",
+            help=f"Of a readout: {' or '.join(GRANULARITIES)}; "
+            "blocks sum up all paths between them.",
         ),
     ] = GRANULARITIES[0],
     verify: Annotated[
-        bool, typer.Option(help="Test the circuit by ablation, beside controls.")
+        bool, typer.Option(help="Test the circuit by ablation, beside other classes and controls.")
     ] = True,
     baselines: Annotated[
         str,
@@ -159,8 +181,8 @@ def command(
 ) -> int:
     """Which pixels did this decision need, and which channels carried it?
 
-    Finds a small mask under which the classifier keeps its decision on other backgrounds, reads the
-    circuit of channels that carried it, and measures both beside other methods.
+    Finds a small mask under which the classifier keeps its decision on other backgrounds, and the
+    circuit of channels that carries it whatever the others do, and measures both beside others.
     """
     start = time.monotonic()
     write = writer_for(out)
@@ -172,13 +194,20 @@ def command(
         target=target, contrast=contrast, objective=objective, recipe=recipe, area=area, seed=seed
     )
     photographs = [] if crops is None else photographs_in(crops)
-    circuit = CircuitRequest(top_k=top_k, nodes=nodes, edges=edges, granularity=granularity)
+    channels = CircuitRequest(
+        first=circuit,
+        reference=[] if reference is None else photographs_in(reference),
+        top_k=top_k,
+        nodes=nodes,
+        edges=edges,
+        granularity=granularity,
+    )
     with _status("loading torch"):
-        check_requests(circuit, methods)
+        check_requests(channels, methods)
     classifier, prepared = _load(image, model, weights, labels, device)
     with _warnings_as_lines(), _progress() as progress:
         finding = find(
-            classifier, prepared, mask, circuit, methods,
+            classifier, prepared, mask, channels, methods,
             instances=instances, verify=verify, photographs=photographs,
             command=legible(shlex.join(["expcam-circuit", *sys.argv[1:]])), progress=progress,
         )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page
 
 import expcam
-from tests.graphs.made import made_circuit
+from tests.graphs.made import large_circuit, made_circuit, made_explanation, made_table
 
 
 def node(page: Page, key: str) -> Any:
@@ -91,14 +91,14 @@ def test_the_keyboard_does_it_all(opened: Page) -> None:
 
 
 def test_sliders_choose_channels_and_edges(opened: Page) -> None:
-    assert drawn(opened).startswith("Drawn: 8 of 8 channels and 7 of 10 edges")
+    assert drawn(opened).startswith("Shows 7 of 7 channels and 7 of 10 edges")
     slide(opened, "#threshold", 0)
     assert "10 of 10 edges" in drawn(opened)
     # Each channel's strongest input; mid:5 has two that are alike.
     slide(opened, "#threshold", 100)
     assert "6 of 10 edges" in drawn(opened)
     slide(opened, "#most", 1)
-    assert "Drawn: 4 of 8 channels" in drawn(opened)
+    assert "Shows 3 of 7 channels" in drawn(opened)
     opened.locator("#choose-width").select_option("signed")
     slide(opened, "#most", 16)
     # The largest by what it adds on this image: of mid:5 it is stem:2 alone.
@@ -157,7 +157,7 @@ def test_pinned_channels_stand_side_by_side_and_become_one(opened: Page) -> None
     assert cards.nth(1).locator("canvas").count() == 2
     opened.get_by_role("button", name="the pinned ones").click()
     assert opened.locator("#drawing .node rect.face").count() == 1
-    assert "8 of 8 channels" in drawn(opened)
+    assert "7 of 7 channels" in drawn(opened)
     node(opened, "stem:0").click()
     assert "one of 2 that stand as one" in opened.inner_text("#panel")
     opened.get_by_role("button", name="open this group").click()
@@ -204,7 +204,7 @@ def test_a_link_that_names_what_is_not_there_is_survived(look: Any, untested_pag
 
 def test_circuits_can_be_changed_and_compared(opened: Page) -> None:
     opened.locator("#choose-circuit").select_option("1")
-    assert "6 of 6 channels" in drawn(opened)
+    assert "5 of 5 channels" in drawn(opened)
     assert "smaller" in drawn(opened)
     opened.locator("#choose-circuit").select_option("0")
     opened.locator("#choose-against").select_option("1")
@@ -228,6 +228,33 @@ def test_what_is_saved_can_be_loaded_with_the_readers_names(opened: Page, tmp_pa
     assert graph.nodes["mid", 4].pop("name") == "stripes"
     assert nx.utils.graphs_equal(graph, made_circuit().graph)
     assert "name" in json.dumps(json.loads(path.read_text())["nodes"])
+
+
+def test_of_a_large_circuit_it_says_how_much_it_shows(look: Any, tmp_path: Path) -> None:
+    path = tmp_path / "large.html"
+    expcam.write_report(
+        path,
+        made_explanation(),
+        large_circuit(),
+        made_table(),
+        circuits={"published readout": made_circuit()},
+    )
+    with look(path) as page:
+        # 3 of `stem`, 8 of 42 of `mid`, 2 of `late`; in all 4 edges, 3 and 12, and 2 to the class.
+        assert drawn(page).startswith("Shows 13 of 47 channels and ")
+        assert "This page holds 21 of the channels and 21 of the edges" in drawn(page)
+        slide(page, "#most", 16)
+        assert drawn(page).startswith("Shows 21 of 47 channels and ")
+        with page.expect_download() as started:
+            page.get_by_role("button", name="save this excerpt").click()
+        started.value.save_as(tmp_path / "circuit.json")
+        page.locator("#choose-circuit").select_option("1")
+        assert drawn(page).startswith("Shows 7 of 7 channels and ")
+        assert "This page holds" not in drawn(page)
+        assert page.inner_text("#export") == "save circuit"
+    saved = expcam.Circuit.load(tmp_path / "circuit.json").graph
+    assert saved.graph["excerpt"] == "21 of 47 channels, 21 of 50 edges"
+    assert len(saved) == 22
 
 
 def test_in_a_notebook_the_same_click_shows_the_same_panel(look: Any, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_findings_as_json(tmp_path: Path, command: Command) -> None:
     out = tmp_path / "c.json"
     result = command(
         EXAMPLES / "cat.jpg", "--out", out, "--model", "bundled", "--json", "--baselines", "none",
-        "--top-k", 4,
+        "--circuit", "readout", "--top-k", 4,
     )  # fmt: skip
     found = json.loads(result.stdout)
     assert result.returncode == 0
@@ -104,6 +104,7 @@ def test_findings_as_json(tmp_path: Path, command: Command) -> None:
     circuit = expcam.Circuit.load(out)
     assert circuit.nodes.groupby("layer").size().max() <= 4
     assert found["nodes"] == len(circuit.nodes)
+    assert found["circuit"]["method"] == "readout"
 
 
 def test_a_mask_that_does_not_keep_the_label_is_said_so(tmp_path: Path, command: Command) -> None:
@@ -200,6 +201,11 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         "seed": ([cat, *out, *bundled, "--seed", "-3"], "seed -3 is out of range"),
         "number": ([cat, *out, *bundled, "--top-k", "many"], "--top-k"),
         "top-k": ([cat, *out, *bundled, "--top-k", "0"], "at least 1"),
+        "circuit": ([cat, *out, *bundled, "--circuit", "best"], "unknown circuit `best`"),
+        "reference": (
+            [cat, *out, *bundled, "--reference", tmp_path / "no"],
+            "no such folder of photographs",
+        ),
         "option": ([cat, *out, "--modle", "bundled"], "--modle"),
         "device": ([cat, *out, *bundled, "--device", "quantum"], "no device `quantum`"),
         "no out": ([cat], "--out"),
@@ -212,6 +218,7 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         *("no file", "no image", "truncated", "model", "weights", "class", "folder", "suffix"),
         *("objective", "area", "contrast", "instances", "labels"),
         *("baseline", "seed", "number", "top-k", "option", "device", "no out"),
+        *("circuit", "reference"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_two(

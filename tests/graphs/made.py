@@ -4,12 +4,15 @@ Three channels of ``stem`` feed two of ``mid``, these two of ``late``, and these
 passes over ``mid``. The image is 8×8 pixels, the mask its left half.
 """
 
+from collections.abc import Sequence
+
 import networkx as nx
 import numpy as np
 import pandas as pd
 
 import expcam
 from expcam.circuits.ablation.choices import CIRCUIT, RANDOM
+from expcam.circuits.ablation.claims import COLUMNS
 from expcam.circuits.ablation.verification import CircuitCheck
 from expcam.circuits.channels import ChannelFacts
 from expcam.circuits.features import Crop
@@ -65,6 +68,20 @@ def made_circuit(
     return expcam.Circuit(graph)
 
 
+def large_circuit() -> expcam.Circuit:
+    """The circuit with 40 more channels of ``mid``, which feed ``late`` 8."""
+    circuit = made_circuit(
+        method="gates", reference="rest", size=0.27, wrong="cat", selectivity=1.4
+    )
+    for channel in range(100, 140):
+        circuit.graph.add_node(
+            ("mid", channel), layer="mid", channel=channel, depth=1, activation=1.0,
+            relevance=channel / 1000, kind="channel",
+        )  # fmt: skip
+        circuit.graph.add_edge(("mid", channel), ("late", 8), score=channel / 100, signed=0.1)
+    return circuit
+
+
 def made_explanation(label: str = "red", source: str = "square.png") -> expcam.Explanation:
     """The left half of a picture is its explanation."""
     image = np.full((8, 8, 3), 90, np.uint8)
@@ -115,9 +132,14 @@ def made_table() -> pd.DataFrame:
 
 
 def made_check(
-    faithfulness: float = 0.9, *, kept: bool = True, random: float = 0.1
+    faithfulness: float = 0.9,
+    *,
+    kept: bool = True,
+    random: float = 0.1,
+    claims: Sequence[tuple[object, ...]] = (),
+    untested: str = "",
 ) -> CircuitCheck:
-    """A test by zero ablation of one image at two sizes, beside one control."""
+    """A test by zero ablation of one image at two sizes, beside one control; no claims."""
     columns = {"image": 0, "parts": "nodes", "ablation": "zero", "draw": 0}
     figures = {"relevance": (faithfulness, 0.1, kept), RANDOM: (random, 1.0, False)}
     curves = [
@@ -133,4 +155,6 @@ def made_check(
     return CircuitCheck(
         curves=pd.DataFrame(curves), circuit=pd.DataFrame(own),
         ours={"nodes": "relevance", "edges": "weight×activation"}, holds=True,
+        claims=pd.DataFrame(claims, columns=list(COLUMNS)).astype(object),
+        references=pd.DataFrame(), untested=untested,
     )  # fmt: skip

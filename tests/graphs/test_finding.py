@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,24 @@ import expcam
 from expcam.errors import OptionError
 from expcam.explain.request import Request
 from expcam.graphs.exports import writer_for
-from expcam.graphs.finding import CircuitRequest, check_requests, find, photographs_in
+from expcam.graphs.finding import (
+    DISCOVERED,
+    LOOKED_AT,
+    READOUT,
+    CircuitRequest,
+    check_requests,
+    find,
+    photographs_in,
+)
 from expcam.graphs.methods import method_rows
 from expcam.graphs.summary import lines
+from tests.helpers import EXAMPLES
 
 MASK = Request(objective="sufficient")
 CIRCUIT = CircuitRequest(
-    top_k=2, nodes="relevance", edges="weight×activation", granularity="layers"
+    first=READOUT, top_k=2, nodes="relevance", edges="weight×activation", granularity="layers"
 )
+DISCOVERY = replace(CIRCUIT, first=DISCOVERED)
 
 
 def red_photograph() -> Image.Image:
@@ -50,6 +61,52 @@ def test_an_image_to_all_that_is_known_of_it(detector: expcam.Classifier, tmp_pa
     untested = find(detector, prepared, MASK, CIRCUIT, [], verify=False)
     assert untested.check is None
     assert untested.necessary is None
+
+
+def test_a_circuit_is_discovered_and_the_readout_stands_beside_it(
+    bundled: expcam.Classifier, tmp_path: Path
+) -> None:
+    prepared = bundled.prepare(EXAMPLES / "cat.jpg")
+    found = find(bundled, prepared, MASK, DISCOVERY, [])
+    facts = found.circuit.graph.graph
+    assert (facts["method"], facts["reference"], facts["seed"]) == ("gates", "rest", 0)
+    assert facts["selectivity"] > 0
+    assert found.no_circuit == ""
+    assert found.check is not None
+    assert list(found.circuits) == ["published readout", "readout of the whole photograph"]
+    assert found.readout is not None
+    assert found.readout.nodes.groupby("layer").size().max() <= 2
+    # Only of the most relevant it is asked what the class is without them.
+    assert found.channels is not None
+    looked_at = found.channels.effects.groupby("layer").size()
+    assert looked_at.max() <= LOOKED_AT + 2 < found.circuit.nodes.groupby("layer").size().max()
+    writer_for("g.html")(tmp_path / "g.html", found)
+    page = (tmp_path / "g.html").read_text(encoding="utf-8")
+    assert "discovered (gates)" in page
+    assert "times as many channels" in page
+
+
+def test_where_there_is_no_circuit_the_readout_is_a_hypothesis(
+    detector: expcam.Classifier,
+) -> None:
+    # It says `red` of half the square already: nothing is an input without the evidence.
+    found = find(detector, detector.prepare(red_photograph()), MASK, DISCOVERY, [], verify=False)
+    assert "give reference photographs of other classes" in found.no_circuit
+    assert found.circuit.graph.graph["method"] == "readout"
+    assert found.readout is None
+    assert list(found.circuits) == ["readout of the whole photograph"]
+
+
+def test_with_reference_photographs_there_are_inputs_without_the_evidence(
+    detector: expcam.Classifier, tmp_path: Path
+) -> None:
+    for shade in (40, 90, 140):
+        Image.new("RGB", (32, 32), (0, 0, shade)).save(tmp_path / f"{shade}.png")
+    asked = replace(DISCOVERY, reference=photographs_in(tmp_path))
+    found = find(detector, detector.prepare(red_photograph()), MASK, asked, [], verify=False)
+    if not found.no_circuit:
+        assert found.circuit.graph.graph["reference"] == "rest, photos"
+    assert "give reference photographs" not in found.no_circuit
 
 
 def test_further_objects_are_looked_for_on_request(detector: expcam.Classifier) -> None:
@@ -86,7 +143,12 @@ def test_a_folder_without_photographs_is_a_mistake(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("circuit", "methods", "message"),
-    [({"top_k": 0}, [], "at least 1"), ({}, ["lime"], "unknown baseline `lime`")],
+    [
+        ({"top_k": 0}, [], "at least 1"),
+        ({}, ["lime"], "unknown baseline `lime`"),
+        ({"first": "lottery"}, [], "unknown circuit `lottery`; there are: discovered, readout"),
+        ({"reference": [Path("a.jpg")]}, [], "go with a discovered circuit, not with a readout"),
+    ],
 )
 def test_options_are_looked_at_before_the_work(
     circuit: dict[str, object], methods: list[str], message: str

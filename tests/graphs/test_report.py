@@ -11,6 +11,7 @@ from expcam.graphs.page import headline, provenance, trust
 from expcam.graphs.report import circuit_html, report_html
 from tests.graphs.made import (
     HOSTILE,
+    large_circuit,
     made_check,
     made_circuit,
     made_explanation,
@@ -87,7 +88,32 @@ def test_necessary_channels_are_named() -> None:
     assert "<code>late:7</code>" in page
     facts.effects["kept"] = True
     page = report_html(made_explanation(), made_circuit(), made_table(), channels=facts)
-    assert "No single channel of the circuit is necessary" in page
+    assert "None of the 7 channels that were set to zero one by one" in page
+
+
+def test_where_no_circuit_was_found_the_readout_is_called_a_hypothesis() -> None:
+    why = "no small set of channels carries the decision “red”"
+    page = report_html(
+        made_explanation(), made_circuit(), made_table(), no_circuit=why, check=made_check()
+    )
+    assert f"<b>No circuit was found:</b> {why}. What is drawn is the published readout" in page
+    assert page.index("Is there a circuit?") < page.index("Does the circuit hold")
+    assert "<dt>the readout</dt>" in page
+    assert "No circuit was found" not in report_html(
+        made_explanation(), made_circuit(), made_table()
+    )
+
+
+def test_a_discovered_circuit_says_how_it_was_found() -> None:
+    page = report_html(
+        made_explanation(), large_circuit(), made_table(), circuits={"readout": made_circuit()}
+    )
+    assert "27% of all, in 3 layers, 50 edges" in page
+    assert "at least 1.4 times as many channels" in page
+    assert [each["title"] for each in block(page)["circuits"]] == [  # type: ignore[attr-defined]
+        "discovered (gates)",
+        "readout",
+    ]
 
 
 def test_how_a_circuit_was_found_is_its_title() -> None:

@@ -26,6 +26,7 @@ def write_html(path: Path, finding: Finding) -> None:
         finding.table,
         instances=finding.instances,
         circuits=finding.circuits,
+        no_circuit=finding.no_circuit,
         check=finding.check,
         channels=finding.channels,
         made=finding.made,

@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 from expcam.circuits.ablation.choices import CIRCUIT
 from expcam.circuits.ablation.verification import CircuitCheck
 from expcam.circuits.circuit import Circuit
-from expcam.graphs.layout import RANKS, Layout, Points, lay_out
+from expcam.graphs.layout import RANKS, Layout, Points, excerpt, lay_out
+from expcam.graphs.wording import excerpt_title
 
 COLUMN_WIDTH = 62
 HEIGHT = 620
@@ -25,11 +26,14 @@ WIDTHS = (0.15, 0.45, 0.75)
 def circuit_figure(circuit: Circuit) -> go.Figure:
     """Draw a circuit: layers from left to right, hover for the figures.
 
+    Of a large circuit the most relevant channels of each layer are drawn, and the title says so.
+
     A node's size is its share of its layer's relevance, its colour its activation relative to
     its layer's; an edge is blue where the source excites the target on this image and orange
     where it inhibits it, and thicker the higher its score is among those into the same layer.
     """
-    layout = lay_out(circuit)
+    drawn = excerpt(circuit)
+    layout = lay_out(drawn)
     figure = go.Figure()
     tiers = []
     for tier in range(len(RANKS)):
@@ -37,7 +41,7 @@ def circuit_figure(circuit: Circuit) -> go.Figure:
             figure.add_trace(trace)
             tiers.append(tier)
     figure.add_trace(_edge_labels(layout))
-    figure.add_trace(_node_trace(circuit, layout))
+    figure.add_trace(_node_trace(drawn, layout))
     class_name = str(circuit.graph.graph["label_name"])
     x, y = layout.positions[circuit.class_node]
     figure.add_annotation(
@@ -62,6 +66,8 @@ def circuit_figure(circuit: Circuit) -> go.Figure:
         yaxis={"visible": False, "range": [-1.1 * layout.height, 1.1 * layout.height]},
         updatemenus=[_tier_menu(tiers)],
     )
+    if drawn is not circuit:
+        figure.update_layout(title={"text": excerpt_title(circuit, drawn), "font": {"size": 13}})
     return figure
 
 

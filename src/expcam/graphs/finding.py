@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from expcam.errors import OptionError
+from expcam.errors import CircuitError, OptionError
 from expcam.explain.request import Request
 from expcam.progress import Progress, silent
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from expcam.graphs.page.provenance import Provenance
 
 PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".webp")
+DISCOVERED, READOUT = CIRCUITS = ("discovered", "readout")
+"""Which circuit is shown first: the one that is found under ablation, or the published readout."""
+LOOKED_AT = 8
+"""So many channels of each layer, the most relevant, are looked at one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +40,15 @@ class Finding:
 
     Attributes:
         explanation: The mask.
-        circuit: Read on it.
+        circuit: The one that is shown first.
         table: From `compare`.
         instances: Masks of further objects.
-        readout: The published readout beside it, where the circuit was found in another way.
+        readout: The published readout beside it, where the circuit was discovered.
+        no_circuit: Why none was discovered, in a sentence, where one was asked for; the circuit
+            is then the readout, a hypothesis.
         whole: The readout of the whole photograph, background and all.
         check: From `verify_circuit`, where the circuit was tested.
-        channels: From `channel_facts`: what each channel of the circuits does.
+        channels: From `channel_facts`: what the most relevant channels of the circuits do.
         made: What it was made with.
     """
 
@@ -50,6 +57,7 @@ class Finding:
     table: pd.DataFrame
     instances: Sequence[Explanation] = ()
     readout: Circuit | None = None
+    no_circuit: str = ""
     whole: Circuit | None = None
     check: CircuitCheck | None = None
     channels: ChannelFacts | None = None
@@ -69,8 +77,16 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class CircuitRequest:
-    """Which circuit is wanted; the fields are arguments of `read_circuit`."""
+    """Which circuit is wanted.
 
+    Attributes:
+        first: Which is shown first, of `CIRCUITS`.
+        reference: Photographs of other things, that a circuit is discovered against.
+        top_k, nodes, edges, granularity: Of the readout, see `read_circuit`.
+    """
+
+    first: str = DISCOVERED
+    reference: Sequence[Path] = ()
     top_k: int
     nodes: str
     edges: str
@@ -87,6 +103,10 @@ def check_requests(circuit: CircuitRequest, methods: Sequence[str]) -> None:
     from expcam.circuits.scores import COVERAGE
     from expcam.explain.compare.compare import check_methods
 
+    if circuit.first not in CIRCUITS:
+        raise OptionError(f"unknown circuit `{circuit.first}`; there are: {', '.join(CIRCUITS)}")
+    if circuit.reference and circuit.first != DISCOVERED:
+        raise OptionError("reference photographs go with a discovered circuit, not with a readout")
     check_selection(COVERAGE, circuit.top_k, circuit.nodes, circuit.edges, circuit.granularity)
     check_methods(methods)
 
@@ -118,7 +138,7 @@ def find(
     command: str = "",
     progress: Progress = silent,
 ) -> Finding:
-    """Explain an image, read the circuit, and measure both beside other methods.
+    """Explain an image, find the circuit, and measure both beside other methods.
 
     Args:
         classifier: The classifier; it is left as it was found.
@@ -127,7 +147,8 @@ def find(
         circuit: What is asked of the circuit.
         methods: Keys of `BASELINES`.
         instances: Whether to look for further objects of the class.
-        verify: Whether to test the circuit by ablation, and each of its channels.
+        verify: Whether to test the circuit by ablation, beside what is found for other classes,
+            and its most relevant channels one by one.
         photographs: To take crops from that drive the channels most.
         command: What was typed, for the record.
         progress: Called after each step.
@@ -142,7 +163,6 @@ def find(
     from expcam.explain.api import explain_image
     from expcam.explain.compare.compare import compare
     from expcam.explain.instances import explain_instances
-    from expcam.graphs.page.channels import SHOWN
     from expcam.graphs.page.provenance import provenance
 
     others: list[Explanation] = []
@@ -157,25 +177,68 @@ def find(
         )
     else:
         first = explain_image(classifier, image, **vars(mask), progress=progress)
+    read = partial(
+        read_circuit,
+        classifier,
+        first,
+        top_k=circuit.top_k,
+        nodes=circuit.nodes,
+        edges=circuit.edges,
+        granularity=circuit.granularity,
+    )
     with flushed_denormals():
-        found = read_circuit(classifier, first, **vars(circuit))
-        whole = read_circuit(classifier, first, **vars(circuit), whole_image=True)
-        table = compare(classifier, first, methods, progress=progress)
-        exact = found.graph.graph["wiring"] == "exact"
+        readout, whole = read(), read(whole_image=True)
+        found, why = None, ""
+        if circuit.first == DISCOVERED:
+            found, why = _discovered(
+                classifier, first, circuit.reference, mask.seed, controls=verify, progress=progress
+            )
+        shown = [readout] if found is None else [found, readout]
         check = channels = None
-        if verify and exact:
-            check = verify_circuit(classifier, found, [first], progress=progress)
+        if verify and readout.graph.graph["wiring"] == "exact":
+            check = verify_circuit(
+                classifier, shown[0], [first], reference=circuit.reference, progress=progress
+            )
             channels = channel_facts(
-                classifier, [found, whole], first,
-                most=SHOWN, images=photographs, progress=progress,
-            )  # fmt: skip
+                classifier, shown, first, most=LOOKED_AT, images=photographs, progress=progress
+            )
+        table = compare(classifier, first, methods, progress=progress)
     return Finding(
         explanation=first,
-        circuit=found,
+        circuit=shown[0],
         table=table,
         instances=others,
+        readout=None if found is None else readout,
+        no_circuit=why,
         whole=whole,
         check=check,
         channels=channels,
         made=provenance(classifier, command=command),
     )
+
+
+def _discovered(
+    classifier: Classifier,
+    explanation: Explanation,
+    reference: Sequence[Path],
+    seed: int,
+    *,
+    controls: bool,
+    progress: Progress,
+) -> tuple[Circuit | None, str]:
+    """The circuit that carries the decision; or None, and why there is none."""
+    from expcam.circuits.discovery.discover import discover_circuit
+
+    try:
+        circuit = discover_circuit(
+            classifier,
+            explanation,
+            reference=reference,
+            seed=seed,
+            controls=controls,
+            progress=progress,
+        )
+    # The options were looked at before: what is refused is the decision, which does not hold.
+    except (CircuitError, OptionError) as error:
+        return None, str(error)
+    return circuit, ""

@@ -9,9 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from expcam.circuits.channels import relevant_channels
 from expcam.circuits.circuit import Circuit
 from expcam.circuits.formats import Node
 
+SHOWN = 16
+"""Of each layer so many channels are drawn, the most relevant: more cannot be looked at."""
 SWEEPS = 12
 RANKS = (1, 3, 8)
 """Edges are drawn in tiers: each channel's inputs down to these ranks, by score.
@@ -58,6 +61,14 @@ class Layout:
             _eased(x1 - 0.9, lane, x1, y1, points),
         )
         return np.concatenate([up[0], down[0]]), np.concatenate([up[1], down[1]])
+
+
+def excerpt(circuit: Circuit) -> Circuit:
+    """The part of a circuit that is drawn: the most relevant channels of each layer."""
+    graph = circuit.graph
+    drawn = {*relevant_channels([circuit], SHOWN)}
+    drawn |= {node for node, data in graph.nodes(data=True) if data["kind"] != "channel"}
+    return circuit if len(drawn) == len(graph) else Circuit(graph.subgraph(drawn).copy())
 
 
 def lay_out(circuit: Circuit) -> Layout:

@@ -29,10 +29,10 @@ from expcam.graphs.figures import (
     faithfulness_curves,
     own_point,
 )
-from expcam.graphs.layout import lay_out
+from expcam.graphs.layout import excerpt, lay_out
 from expcam.graphs.methods import method_rows
 from expcam.graphs.pictures import Picture, heatmap, kept_pixels, outlined
-from expcam.graphs.wording import share
+from expcam.graphs.wording import excerpt_title, share
 
 PANEL = 2.6
 """Inches."""
@@ -133,14 +133,18 @@ def plot_comparison(table: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
 def plot_circuit(circuit: Circuit, *, ax: Axes | None = None) -> Figure:
     """The circuit as a still picture: each channel's strongest input, and more of the class's.
 
-    Blue lines excite on this image, dashed orange ones inhibit.
+    Blue lines excite on this image, dashed orange ones inhibit. Of a large circuit the most
+    relevant channels of each layer are drawn, and the title says so.
 
     Args:
         circuit: Any.
         ax: Where to draw, if in a figure of your own.
     """
     axes = ax or _figure(max(8.0, 0.55 * len(circuit.layers) + 2.5), 5.5).add_subplot()
-    _draw_circuit(axes, circuit)
+    drawn = excerpt(circuit)
+    _draw_circuit(axes, drawn)
+    if drawn is not circuit:
+        axes.set_title(excerpt_title(circuit, drawn), fontsize=9)
     return _figure_of(axes)
 
 

@@ -46,7 +46,14 @@ from expcam.graphs.pictures import (
     removed_pixels,
     small,
 )
-from expcam.graphs.wording import circuit_title, edge_meaning, minimality, share, verdict
+from expcam.graphs.wording import (
+    circuit_title,
+    edge_meaning,
+    minimality,
+    selectivity,
+    share,
+    verdict,
+)
 
 SCRIPTS = (
     *("base.js", "state.js", "view.js", "paths.js", "maps.js", "drawing.js"),
@@ -78,6 +85,7 @@ def write_report(
     *,
     instances: Sequence[Explanation] = (),
     circuits: Mapping[str, Circuit] | None = None,
+    no_circuit: str = "",
     check: CircuitCheck | None = None,
     channels: ChannelFacts | None = None,
     made: Provenance | None = None,
@@ -91,6 +99,8 @@ def write_report(
         table: From `compare`; its attributions are shown beside the mask.
         instances: Further explanations of the class, each of another object.
         circuits: Further circuits of the class by title, to look at or to compare with.
+        no_circuit: Why no circuit was discovered, in a sentence, where ``circuit`` is a readout
+            in its place.
         check: From `verify_circuit` with ablation of nodes by zero; without it the page says that
             the circuit was not tested.
         channels: From `channel_facts`: what each channel of the circuits does.
@@ -106,6 +116,7 @@ def write_report(
         table,
         instances=instances,
         circuits=circuits,
+        no_circuit=no_circuit,
         check=check,
         channels=channels,
         made=made,
@@ -121,13 +132,16 @@ def report_html(
     *,
     instances: Sequence[Explanation] = (),
     circuits: Mapping[str, Circuit] | None = None,
+    no_circuit: str = "",
     check: CircuitCheck | None = None,
     channels: ChannelFacts | None = None,
     made: Provenance | None = None,
 ) -> str:
     """The page of one explanation as text; see `write_report`."""
     rows = method_rows(table)
-    tested = circuit_trials(check, explanation, circuit.graph.graph["wiring"])
+    tested = circuit_trials(
+        check, explanation, circuit.graph.graph["wiring"], no_circuit=no_circuit
+    )
     data = _circuits(circuit, circuits, channels)
     if check is not None:
         data["curves"] = json.loads(faithfulness_figure(check).to_json())
@@ -147,7 +161,10 @@ def report_html(
         rule=RULE,
         marks=MARKS,
         trust=[("The mask", mask_trials(explanation, rows)), ("The circuit", tested)],
+        no_circuit=no_circuit,
+        selective=selectivity(circuit),
         necessary=None if channels is None else channels.necessary,
+        tried=0 if channels is None else len(channels.effects),
         curves=check is not None,
         rows=rows,
         better=better(rows),

@@ -6,13 +6,27 @@ from typing import Any
 import pandas as pd
 
 from expcam.circuits.ablation.verification import CircuitCheck
+from expcam.circuits.circuit import Circuit
+from expcam.circuits.scores import READOUT
 from expcam.explain.explanation import Explanation
 from expcam.explain.objectives import OBJECTIVES
 from expcam.graphs.finding import Finding
 from expcam.graphs.methods import MethodRow, method_rows
-from expcam.graphs.wording import circuit_figures, holding, keeping, share, unseen
+from expcam.graphs.wording import (
+    channels_in,
+    circuit_figures,
+    circuit_size,
+    claims_line,
+    holding,
+    keeping,
+    selectivity,
+    share,
+    unseen,
+)
 
 CIRCUIT_FIGURES = ["size", "faithfulness", "completeness", "label_kept"]
+FOUND = ("reference", "size", "selectivity", "wrong", "edges_per_channel", "edges_hold")
+"""What a discovered circuit says of itself."""
 
 
 def lines(finding: Finding, out: Path, seconds: float) -> dict[str, str]:
@@ -23,7 +37,7 @@ def lines(finding: Finding, out: Path, seconds: float) -> dict[str, str]:
         out: The file that was written.
         seconds: Time that all of it took.
     """
-    e, graph = finding.explanation, finding.circuit.graph
+    e = finding.explanation
     rival = f" rather than {e.contrast_name}" if e.contrast_name else ""
     without = f"{'lost' if e.necessary else 'kept'} without the mask's pixels"
     if not e.predicted:
@@ -34,10 +48,20 @@ def lines(finding: Finding, out: Path, seconds: float) -> dict[str, str]:
         "label kept": f"{_kept(e)} on {unseen(e)}; {without}",
         "noise": f"label kept on {e.draws_kept} of {e.draws} further draws: probability at least "
         f"{share(e.bound)} (95 % confidence)",
-        "circuit": f"{graph.number_of_nodes()} channels and {graph.number_of_edges()} edges "
-        f"in {len(finding.circuit.layers)} layers",
+        "circuit": f"NONE: {finding.no_circuit}"
+        if finding.no_circuit
+        else circuit_size(finding.circuit),
     }
+    others_need = selectivity(finding.circuit)
+    if others_need:
+        texts["wrong class"] = others_need
+    readout = finding.circuit if finding.no_circuit else finding.readout
+    if readout is not None:
+        texts["readout"] = circuit_size(readout)
     if finding.check is not None:
+        claimed = claims_line(finding.check)
+        if claimed:
+            texts["claims"] = claimed
         texts["tested"] = circuit_figures(finding.check)
     others = [row for row in method_rows(finding.table) if not row.ours]
     if others:
@@ -73,6 +97,9 @@ def as_dict(finding: Finding, out: Path, seconds: float) -> dict[str, object]:
         "mask_seconds": e.seconds,
         "cost": e.cost,
         "instances": [each.area for each in finding.instances],
+        "circuit": _circuit_as_dict(finding.circuit),
+        "no_circuit": finding.no_circuit or None,
+        "readout": None if finding.readout is None else _circuit_as_dict(finding.readout),
         "nodes": finding.circuit.graph.number_of_nodes(),
         "edges": finding.circuit.graph.number_of_edges(),
         "layers": len(finding.circuit.layers),
@@ -110,6 +137,17 @@ def _need(row: MethodRow) -> str:
     return f"{row.title} {share(row.area_kept)} (all backgrounds {share(row.area_robust)})"
 
 
+def _circuit_as_dict(circuit: Circuit) -> dict[str, object]:
+    """How a circuit was found, and its size; None stands for what it does not say."""
+    facts = circuit.graph.graph
+    return {
+        "method": facts.get("method", READOUT),
+        "channels": channels_in(circuit),
+        "edges": circuit.graph.number_of_edges(),
+        **{name: facts.get(name) for name in FOUND},
+    }
+
+
 def _check_as_dict(check: CircuitCheck) -> dict[str, object]:
     """The test by zero ablation: how far each curve lies from 1, and the circuit's own figures."""
     distance = check.summary().loc["nodes", "zero"]["distance"]
@@ -121,6 +159,11 @@ def _check_as_dict(check: CircuitCheck) -> dict[str, object]:
             for name, rows in own.groupby("method")
         },
         "controls_as_good": check.controls_as_good("zero"),
+        "claims": [
+            {name: None if pd.isna(value) else value for name, value in row.items()}
+            for row in check.claims.to_dict("records")
+        ],
+        "untested": check.untested or None,
     }
 
 

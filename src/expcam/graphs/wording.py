@@ -7,12 +7,11 @@ import pandas as pd
 from expcam.circuits.ablation.choices import CIRCUIT, RANDOM
 from expcam.circuits.ablation.verification import CircuitCheck
 from expcam.circuits.circuit import Circuit
-from expcam.circuits.scores import BY_GRADIENT
+from expcam.circuits.scores import BY_GRADIENT, READOUT
 from expcam.errors import OptionError
 from expcam.explain.explanation import Explanation
 from expcam.explain.objectives import EVALUATION, OBJECTIVES, REMOVAL
 
-READOUT = "readout"
 EDGE_MEANING = {
     "weight×activation": "L1 norm of the weights from source to target, every scale on the way "
     "folded in, times the source's activation.",
@@ -95,10 +94,49 @@ def verdict(explanation: Explanation) -> str:
     )
 
 
+def discovered(circuit: Circuit) -> bool:
+    """Whether a circuit was found under ablation; else it was read."""
+    return bool(circuit.graph.graph.get("method", READOUT) != READOUT)
+
+
 def circuit_title(circuit: Circuit) -> str:
     """What a circuit is called beside others."""
-    method = circuit.graph.graph.get("method", READOUT)
-    return "published readout" if method == READOUT else f"discovered ({method})"
+    if discovered(circuit):
+        return f"discovered ({circuit.graph.graph['method']})"
+    return "published readout"
+
+
+def channels_in(circuit: Circuit) -> int:
+    """How many channels a circuit has, its class and the image's colours left out."""
+    return sum(data["kind"] == "channel" for _, data in circuit.graph.nodes(data=True))
+
+
+def excerpt_title(circuit: Circuit, drawn: Circuit) -> str:
+    """How much of a circuit a drawing shows."""
+    return f"shows {channels_in(drawn):,} of {channels_in(circuit):,} channels of the circuit"
+
+
+def circuit_size(circuit: Circuit) -> str:
+    """How large a circuit is, and how it was found."""
+    facts = circuit.graph.graph
+    edges, layers = circuit.graph.number_of_edges(), len(circuit.layers) - 1
+    size = f"{channels_in(circuit):,} channels and {edges:,} edges in {layers} layers"
+    if not discovered(circuit):
+        return f"{size}, {circuit_title(circuit)}: a hypothesis"
+    of_all = f", {share(facts['size'])} of all channels" if "size" in facts else ""
+    against = f" against {facts['reference']}" if "reference" in facts else ""
+    return f"{size}{of_all}, {circuit_title(circuit)}{against}"
+
+
+def selectivity(circuit: Circuit) -> str:
+    """How much more other classes need, by the same procedure; empty where nobody asked."""
+    facts = circuit.graph.graph
+    if "selectivity" not in facts:
+        return ""
+    return (
+        f"at least {facts['selectivity']:.1f} times as many channels for a class that the "
+        f"classifier does not say ({facts['wrong']})"
+    )
 
 
 def minimality(explanation: Explanation) -> str:
@@ -134,6 +172,17 @@ def circuit_verdict(check: CircuitCheck) -> str:
         f"Without them {ours['completeness']:.2f} of the logit is left; without as many random "
         f"ones {random['completeness']:.2f}. {beside}"
     )
+
+
+def claims_line(check: CircuitCheck) -> str:
+    """Which claims on a circuit pass, in one line; empty where there are none."""
+    rows = check.claims.to_dict("records")
+    answers = {"holds": True, "fails": False, "not tried": None}
+    named = {
+        word: [row["claim"] for row in rows if row["passes"] is answer]
+        for word, answer in answers.items()
+    }
+    return "; ".join(f"{word}: {', '.join(claims)}" for word, claims in named.items() if claims)
 
 
 def circuit_figures(check: CircuitCheck) -> str:

@@ -1,6 +1,5 @@
 import dataclasses
 
-import pandas as pd
 import pytest
 
 from expcam.graphs.methods import method_rows
@@ -108,18 +107,26 @@ def test_a_circuit_that_cannot_be_tested_names_no_command() -> None:
 
 
 def test_claims_are_told_where_there_are_any() -> None:
+    nan = float("nan")
     rows = [
-        ("sufficient", 0.95, 0.2, 0.9, True, "It keeps the label on 19 of 20 crops (mean)."),
-        ("necessary", 0.95, 0.92, 0.9, True, "Without it the label is lost."),
-        ("specific", 0.5, 0.2, 0.9, False, "Other photographs' circuits do as well."),
-        ("stable", float("nan"), float("nan"), 0.5, None, "Needs circuits of several seeds."),
+        ("sufficient", 1.0, 0.2, 0.95, 0.001, True, "It says the class in 24 of 24 trials."),
+        ("discriminating", 0.05, 1.0, 0.1, 0.001, True, "It says the class in 1 of 24 trials."),
+        ("necessary", 0.95, 0.92, 0.9, 0.6, False, "Without it the class is lost."),
+        ("specific", 0.5, 0.2, 0.9, 0.001, False, "Other photographs' circuits do as well."),
+        ("stable", nan, nan, 0.5, nan, None, "It was not looked for again with other seeds."),
     ]
-    columns = ["claim", "figure", "control", "bar", "passes", "statement"]
-    check = made_check()
-    object.__setattr__(check, "claims", pd.DataFrame(rows, columns=columns).astype(object))
-    found = circuit_trials(check, made_explanation())
-    assert [trial.colour for trial in found] == [GREEN, AMBER, RED, UNKNOWN]
+    found = circuit_trials(made_check(claims=rows), made_explanation())
+    assert [trial.colour for trial in found] == [GREEN, GREEN, AMBER, RED, UNKNOWN]
     assert found[0].question == "Does the circuit hold without the rest?"
-    assert found[0].statement.endswith("(mean). 0.95; at least 0.90 counts.")
-    assert found[0].control == "0.20."
-    assert found[3].command.startswith("expcam.verify_circuit")
+    assert found[0].statement.endswith("in 24 of 24 trials. At least 0.95 counts.")
+    assert found[0].control == "0.20 beside 1.00."
+    assert found[1].statement.endswith("At most 0.10 counts.")
+    assert found[4].command.startswith("expcam.verify_circuit")
+
+
+def test_why_there_are_no_claims_is_told_before_what_zero_ablation_says() -> None:
+    check = made_check(untested="the whole model does not hold its label")
+    first, *others = circuit_trials(check, made_explanation())
+    assert first.colour == UNKNOWN
+    assert first.statement == "That could not be tried: the whole model does not hold its label."
+    assert others == circuit_trials(made_check(), made_explanation())

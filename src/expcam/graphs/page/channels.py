@@ -15,11 +15,10 @@ from expcam.circuits.circuit import Circuit
 from expcam.circuits.comparison import compare_circuits
 from expcam.circuits.features import Crop
 from expcam.circuits.formats import EDGE_ATTRIBUTES, Node
-from expcam.graphs.layout import RANKS, layer_order, ordered
+from expcam.graphs.layout import RANKS, SHOWN, layer_order, ordered
 from expcam.graphs.pictures import data_uri, small
+from expcam.graphs.wording import channels_in
 
-SHOWN = 16
-"""The most relevant channels of each layer of a circuit; the page has no others."""
 INPUTS = 12
 """The strongest inputs of each channel; the page has no others."""
 EFFECT = "effect"
@@ -97,7 +96,7 @@ def _circuit(title: str, circuit: Circuit, number: Mapping[Node, int]) -> dict[s
     return {
         "title": title,
         "graph": circuit.graph.graph,
-        "size": [circuit.graph.number_of_nodes(), circuit.graph.number_of_edges()],
+        "size": [channels_in(circuit), circuit.graph.number_of_edges()],
         "quantities": quantities,
         "depths": dict(zip(table["layer"], table["depth"].astype(int).tolist(), strict=True)),
         "nodes": [

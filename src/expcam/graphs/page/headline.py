@@ -9,7 +9,7 @@ from expcam.explain.explanation import Explanation
 from expcam.explain.objectives import EVALUATION
 from expcam.graphs.methods import MethodRow
 from expcam.graphs.page.trust import GREEN, UNKNOWN, Trial
-from expcam.graphs.wording import share
+from expcam.graphs.wording import channels_in, discovered, share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +51,16 @@ def facts(explanation: Explanation) -> list[Fact]:
 def circuit_fact(circuit: Circuit, trials: Sequence[Trial]) -> Fact:
     """The size of a circuit, and how far it was tested."""
     graph = circuit.graph
-    channels = sum(data["kind"] == "channel" for _, data in graph.nodes(data=True))
+    size = graph.graph.get("size")
+    of_all = "" if size is None else f"{share(size)} of all, "
     tried = [trial for trial in trials if trial.colour != UNKNOWN]
     good = sum(trial.colour == GREEN for trial in tried)
     tested = f"{good} of {len(tried)} tests green" if tried else "a hypothesis: not tested"
     return Fact(
-        name="the circuit",
-        value=f"{channels} channels",
-        meaning=f"in {len(circuit.layers) - 1} layers, {graph.number_of_edges()} edges; {tested}",
+        name="the circuit" if discovered(circuit) else "the readout",
+        value=f"{channels_in(circuit):,} channels",
+        meaning=f"{of_all}in {len(circuit.layers) - 1} layers, {graph.number_of_edges():,} edges; "
+        f"{tested}",
     )
 
 

@@ -27,12 +27,15 @@ CONTROLS = ("disc",)
 HOLDS = "Does the circuit hold without the rest?"
 QUESTIONS = {
     "sufficient": HOLDS,
+    "undisturbed": "Does it hold whatever a half of the rest says?",
     "discriminating": "Does it keep silent where its class is not?",
     "necessary": "Is it needed?",
     "specific": "Is it this photograph's own?",
     "selective": "Is the class easier to carry than a wrong one?",
     "stable": "Is the same circuit found again?",
 }
+AT_MOST = frozenset({"discriminating"})
+"""Claims whose figure must not exceed the bar; of the others it must reach it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +95,11 @@ def mask_trials(explanation: Explanation, methods: Sequence[MethodRow]) -> list[
 
 
 def circuit_trials(
-    check: CircuitCheck | None, explanation: Explanation, wiring: str = "exact"
+    check: CircuitCheck | None,
+    explanation: Explanation,
+    wiring: str = "exact",
+    *,
+    no_circuit: str = "",
 ) -> list[Trial]:
     """The tests of a circuit, or one that says how it would be tested.
 
@@ -100,7 +107,16 @@ def circuit_trials(
         check: From `verify_circuit`; None where nobody tested it.
         explanation: That it was read on.
         wiring: Of the circuit's graph.
+        no_circuit: Why none was discovered, where it is a readout in the place of one.
     """
+    if no_circuit:
+        missing = Trial(
+            question="Is there a circuit?",
+            colour=RED,
+            statement=f"None was found: {no_circuit}. What is drawn is the published readout, a "
+            "hypothesis.",
+        )
+        return [missing, *circuit_trials(check, explanation, wiring)]
     if check is None and wiring != "exact":
         return [
             Trial(
@@ -120,10 +136,14 @@ def circuit_trials(
                 command=f"expcam-circuit {photograph} --out graph.html --verify",
             )
         ]
-    claims: pd.DataFrame | None = getattr(check, "claims", None)
-    if claims is None or claims.empty:
-        return _by_zero(check)
-    return [_claimed(row) for row in claims.to_dict("records")]
+    if check.claims.empty:
+        untried = Trial(
+            question="May it be called a circuit?",
+            colour=UNKNOWN,
+            statement=f"That could not be tried: {check.untested}.",
+        )
+        return [*([untried] if check.untested else []), *_by_zero(check)]
+    return [_claimed(row) for row in check.claims.to_dict("records")]
 
 
 def _claimed(row: Mapping[str, Any]) -> Trial:
@@ -136,16 +156,13 @@ def _claimed(row: Mapping[str, Any]) -> Trial:
             statement=row["statement"],
             command="expcam.verify_circuit(classifier, circuit, [explanation], ...)",
         )
-    control = row["control"]
-    if pd.isna(control):
-        beside, as_good = "none was run.", True
-    else:
-        beside, as_good = f"{control:.2f}.", control >= row["bar"]
+    figure, bar, at_most = row["figure"], row["bar"], row["claim"] in AT_MOST
+    reached = figure <= bar if at_most else figure >= bar
     return Trial(
         question=question,
-        colour=RED if not row["passes"] else AMBER if as_good else GREEN,
-        statement=f"{row['statement']} {row['figure']:.2f}; at least {row['bar']:.2f} counts.",
-        control=beside,
+        colour=GREEN if row["passes"] else AMBER if reached else RED,
+        statement=f"{row['statement']} At {'most' if at_most else 'least'} {bar:.2f} counts.",
+        control=f"{row['control']:.2f} beside {figure:.2f}.",
     )
 
 

@@ -26,19 +26,38 @@ function showControls() {
   byId("show-threshold").textContent = `${state.threshold} %`;
   byId("most").value = state.most;
   byId("show-most").textContent = state.most;
+  byId("export").textContent = isWhole(state.circuit) ? "save circuit" : "save this excerpt";
   byId("group-alike").disabled = !DATA.alike?.length;
   byId("group-pins").disabled = !pinnedGroups().length;
   byId("ungroup").disabled = !state.groups.length;
 }
 
+function count(number) {
+  return number.toLocaleString("en");
+}
+
+/** How many channels of a circuit the page has. */
+function held(circuit) {
+  return DATA.circuits[circuit].nodes.filter(([node]) => DATA.nodes[node][2] === "channel").length;
+}
+
+/** Whether the page has all of a circuit's channels and edges. */
+function isWhole(circuit) {
+  const { size, edges } = DATA.circuits[circuit];
+  return held(circuit) === size[0] && edges.length === size[1];
+}
+
 /** One line that says what the drawing holds. */
 function told() {
   const { units, edges } = drawn;
-  const shown = units.reduce((sum, unit) => sum + unit.members.length, 0);
+  const shown = units.flatMap((unit) => unit.members).filter((node) => DATA.nodes[node][2] === "channel").length;
   const circuit = DATA.circuits[state.circuit];
   const [nodes, all] = circuit.size;
   if (state.against < 0) {
-    return `Drawn: ${shown} of ${nodes} channels and ${edges.length} of ${all} edges of “${circuit.title}”.`;
+    const part = isWhole(state.circuit)
+      ? ""
+      : ` This page holds ${count(held(state.circuit))} of the channels and ${count(circuit.edges.length)} of the edges, the strongest of each layer; a file written by --out circuit.json holds all.`;
+    return `Shows ${shown} of ${count(nodes)} channels and ${count(edges.length)} of ${count(all)} edges of “${circuit.title}”.${part}`;
   }
   const other = DATA.circuits[state.against];
   const row = DATA.differences.find(([a, b]) => a + b === state.circuit + state.against && (a === state.circuit || b === state.circuit));
@@ -114,6 +133,10 @@ function addGroups(groups) {
 /** The circuit as `Circuit.load` reads it, with what is known here of each channel. */
 function exported() {
   const circuit = DATA.circuits[state.circuit];
+  const [channels, all] = circuit.size;
+  const part = isWhole(state.circuit)
+    ? {}
+    : { excerpt: `${held(state.circuit)} of ${channels} channels, ${circuit.edges.length} of ${all} edges` };
   const nodes = [...FIGURES[state.circuit]].map(([node, figures]) => {
     const [layer, channel, kind] = DATA.nodes[node];
     const name = DATA.layers[layer];
@@ -127,7 +150,7 @@ function exported() {
   const edges = EDGES[state.circuit].map((edge) => ({
     source: end(edge.source), target: end(edge.target), score: edge.score, signed: edge.signed,
   }));
-  return { format: DATA.format, directed: true, multigraph: false, graph: circuit.graph, nodes, edges };
+  return { format: DATA.format, directed: true, multigraph: false, graph: { ...circuit.graph, ...part }, nodes, edges };
 }
 
 function download(name, text) {
