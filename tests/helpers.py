@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +105,9 @@ def kernel(rows: list[list[float]]) -> Tensor:
 def hooks(module: nn.Module) -> int:
     """How many hooks a module and its parts have."""
     return sum(len(m._forward_hooks) + len(m._backward_hooks) for m in module.modules())
+
+
+def keeping_red(classifier: expcam.Classifier, x: Tensor) -> expcam.Explanation:
+    """An explanation of class 1 that keeps the pixels with red in them."""
+    whole = keeping_everything(classifier, x, 1)
+    return dataclasses.replace(whole, mask=np.asarray(x[0] > 0))

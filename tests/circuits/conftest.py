@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import expcam
-from tests.helpers import keeping_everything, kernel
+from tests.helpers import RedDetector, keeping_everything, kernel
 
 
 class MicroResNet(nn.Module):
@@ -53,3 +53,11 @@ def all_kept(micro: expcam.Classifier) -> expcam.Explanation:
     """An explanation that keeps every pixel of the image (1, 2, 3)."""
     x = torch.tensor([1.0, 2.0, 3.0])[:, None, None].expand(3, 2, 2).clone()
     return keeping_everything(micro, x, 1)
+
+
+@pytest.fixture(scope="session")
+def detector() -> expcam.Classifier:
+    """A detector of red and blue with four channels: two see red, two see blue."""
+    return expcam.Classifier(
+        RedDetector().eval(), lambda image: image, ["nothing", "red", "blue"], name="detector"
+    )

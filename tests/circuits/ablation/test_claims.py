@@ -10,7 +10,7 @@ from torch import Tensor
 
 import expcam
 from expcam.circuits.ablation.claims import BARS, COLUMNS, kinds_for
-from tests.helpers import RedDetector, keeping_everything, red_square
+from tests.helpers import keeping_red, red_square
 
 BRIGHT = 4 * red_square()
 """Brighter than noise, and than the blue of the reference photographs."""
@@ -20,16 +20,8 @@ BLUE = [("colour", 1), ("mix", 1)]
 
 
 @pytest.fixture(scope="module")
-def detector() -> expcam.Classifier:
-    return expcam.Classifier(
-        RedDetector().eval(), lambda image: image, ["nothing", "red", "blue"], name="detector"
-    )
-
-
-@pytest.fixture(scope="module")
 def red(detector: expcam.Classifier) -> expcam.Explanation:
-    whole = keeping_everything(detector, BRIGHT, 1)
-    return dataclasses.replace(whole, mask=np.asarray(BRIGHT[0] > 0))
+    return keeping_red(detector, BRIGHT)
 
 
 @pytest.fixture(scope="module")

@@ -10,22 +10,14 @@ from torch import Tensor
 import expcam
 from expcam.circuits.discovery.methods import METHODS
 from expcam.errors import CircuitError, OptionError
-from tests.helpers import RedDetector, keeping_everything, red_square
+from tests.helpers import RedDetector, keeping_red, red_square
 
 RED = {("colour", 0), ("mix", 0)}
 
 
 @pytest.fixture(scope="module")
-def detector() -> expcam.Classifier:
-    return expcam.Classifier(
-        RedDetector().eval(), lambda image: image, ["nothing", "red", "blue"], name="detector"
-    )
-
-
-@pytest.fixture(scope="module")
 def red(detector: expcam.Classifier) -> expcam.Explanation:
-    whole = keeping_everything(detector, red_square(), 1)
-    return dataclasses.replace(whole, mask=np.asarray(red_square()[0] > 0))
+    return keeping_red(detector, red_square())
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +72,7 @@ def test_a_circuit_that_is_shared_by_images(
     detector: expcam.Classifier, red: expcam.Explanation, photos: list[Tensor]
 ) -> None:
     x = red_square().roll(8, 1)
-    other = dataclasses.replace(keeping_everything(detector, x, 1), mask=np.asarray(x[0] > 0))
+    other = keeping_red(detector, x)
     circuit = expcam.discover_circuit(detector, [red, other], reference=photos, controls=False)
     assert circuit.graph.graph["images"] == 2
     assert channels(circuit) == RED
@@ -120,3 +112,15 @@ def test_no_decision_no_circuit(detector: expcam.Classifier, red: expcam.Explana
     blank = dataclasses.replace(red, mask=np.zeros((32, 32), np.bool_))
     with pytest.raises(OptionError, match="the whole model"):
         expcam.discover_circuit(detector, blank)
+
+
+def test_a_real_circuit_does_what_chance_does_not(
+    bundled: expcam.Classifier, cat: expcam.Explanation
+) -> None:
+    circuit = expcam.discover_circuit(bundled, cat, controls=False, parts=["channels"])
+    assert circuit.graph.graph["size"] < 0.9
+    check = expcam.verify_circuit(bundled, circuit, [cat], sizes=[0.5], draws=1)
+    claims = check.claims.set_index("claim")
+    assert claims.loc["sufficient", "p"] < 0.05
+    assert claims.loc["sufficient", "figure"] > claims.loc["sufficient", "control"]
+    assert claims.loc["discriminating", "figure"] < claims.loc["discriminating", "control"]
