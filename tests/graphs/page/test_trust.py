@@ -112,16 +112,21 @@ def test_claims_are_told_where_there_are_any() -> None:
         ("sufficient", 1.0, 0.2, 0.95, 0.001, True, "It says the class in 24 of 24 trials."),
         ("discriminating", 0.05, 1.0, 0.1, 0.001, True, "It says the class in 1 of 24 trials."),
         ("necessary", 0.95, 0.92, 0.9, 0.6, False, "Without it the class is lost."),
+        ("equivalent", 0.9, 0.5, 0.5, 0.001, False, "It says the class by more in 22 of 24."),
+        ("minimal", 1.0, nan, 1.0, nan, True, "No single channel can be spared."),
         ("specific", 0.5, 0.2, 0.9, 0.001, False, "Other photographs' circuits do as well."),
         ("stable", nan, nan, 0.5, nan, None, "It was not looked for again with other seeds."),
     ]
     found = circuit_trials(made_check(claims=rows), made_explanation())
-    assert [trial.colour for trial in found] == [GREEN, GREEN, AMBER, RED, UNKNOWN]
+    colours = [GREEN, GREEN, AMBER, RED, GREEN, RED, UNKNOWN]
+    assert [trial.colour for trial in found] == colours
     assert found[0].question == "Does the circuit hold without the rest?"
     assert found[0].statement.endswith("in 24 of 24 trials. At least 0.95 counts.")
     assert found[0].control == "0.20 beside 1.00."
     assert found[1].statement.endswith("At most 0.10 counts.")
-    assert found[4].command.startswith("expcam.verify_circuit")
+    assert found[3].statement.endswith("Within chance of 0.50 counts.")
+    assert found[4].control == ""
+    assert found[6].command.startswith("expcam.verify_circuit")
 
 
 def test_why_there_are_no_claims_is_told_before_what_zero_ablation_says() -> None:

@@ -33,9 +33,12 @@ QUESTIONS = {
     "specific": "Is it this photograph's own?",
     "selective": "Is the class easier to carry than a wrong one?",
     "stable": "Is the same circuit found again?",
+    "equivalent": "Is it as sure as the whole model?",
+    "minimal": "Could it be smaller?",
 }
-AT_MOST = frozenset({"discriminating"})
-"""Claims whose figure must not exceed the bar; of the others it must reach it."""
+AT_LEAST, AT_MOST, NEAR = "at least", "at most", "within chance of"
+BOUNDS = {"discriminating": AT_MOST, "equivalent": NEAR}
+"""How a claim's figure must lie to its bar; of those that are not here it must reach it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,13 +159,15 @@ def _claimed(row: Mapping[str, Any]) -> Trial:
             statement=row["statement"],
             command="expcam.verify_circuit(classifier, circuit, [explanation], ...)",
         )
-    figure, bar, at_most = row["figure"], row["bar"], row["claim"] in AT_MOST
-    reached = figure <= bar if at_most else figure >= bar
+    figure, control, bar = row["figure"], row["control"], row["bar"]
+    bound = BOUNDS.get(row["claim"], AT_LEAST)
+    # What reaches its bar and does not pass has a control that does as well.
+    reached = {AT_LEAST: figure >= bar, AT_MOST: figure <= bar, NEAR: False}[bound]
     return Trial(
         question=question,
         colour=GREEN if row["passes"] else AMBER if reached else RED,
-        statement=f"{row['statement']} At {'most' if at_most else 'least'} {bar:.2f} counts.",
-        control=f"{row['control']:.2f} beside {figure:.2f}.",
+        statement=f"{row['statement']} {bound.capitalize()} {bar:.2f} counts.",
+        control="" if pd.isna(control) else f"{control:.2f} beside {figure:.2f}.",
     )
 
 
