@@ -25,6 +25,7 @@ from expcam.circuits.edges.flow import CONSTANT
 from expcam.circuits.edges.layers import follow
 from expcam.circuits.trace.recording import INPUT, Active, Recording, record
 from expcam.classifier.frozen import frozen
+from expcam.errors import WiringError
 from tests.circuits import blocks
 from tests.helpers import keeping_everything
 
@@ -298,6 +299,20 @@ class Mixing(nn.Module):
         elif self.way == "channels":
             q, k = F.normalize(q, dim=2), F.normalize(k, dim=2)
             heads = ((q.transpose(2, 3) @ k).softmax(3) @ v.transpose(2, 3)).transpose(2, 3)
+        elif self.way == "overlapping windows":
+            patches = F.unfold(v.transpose(2, 3).reshape(batch, 4, 3, 3), 3, padding=1)
+            patches = patches.view(batch, 2, 2, 9, tokens).permute(0, 1, 4, 3, 2)
+            weights = (q @ k.transpose(2, 3))[..., None, :].expand(-1, -1, -1, 9, -1).softmax(4)
+            mixed = weights @ patches  # heads, tokens, places, features
+            mixed = mixed.permute(0, 1, 4, 3, 2).reshape(batch, 36, tokens)
+            heads = F.fold(mixed, (3, 3), 3, padding=1).view(batch, 2, 2, tokens).transpose(2, 3)
+        elif self.way == "einsum":
+            scores = torch.einsum("bhnd,bhmd->bhnm", q, k).softmax(3)
+            heads = torch.einsum("bhnm,bhmd->bhnd", scores, v)
+        elif self.way == "turned":
+            scores = torch.einsum("bhnd,bhmd->bhnm", q, k).softmax(3)
+            turned = torch.einsum("bhnm,bmhd->bnhd", scores, v.transpose(1, 2))
+            heads = turned.transpose(1, 2)
         elif self.way == "shared values":
             heads = (q @ k.transpose(2, 3)).softmax(3) @ v[:, :1].relu()
         elif self.way == "without softmax":
@@ -313,7 +328,11 @@ class Mixing(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "way", ["positions", "channels", "shared values", "without softmax", "batch"]
+    "way",
+    [
+        *("positions", "channels", "shared values", "without softmax", "batch"),
+        *("overlapping windows", "einsum"),
+    ],
 )
 def test_contributions_through_attention_of_any_form_add_up(way: str) -> None:
     with torch.random.fork_rng(devices=[]):
@@ -321,6 +340,11 @@ def test_contributions_through_attention_of_any_form_add_up(way: str) -> None:
         module = Mixing(way).double().eval()
         e = torch.randn(1, 3, 3, 3, dtype=torch.float64)
     assert largest_error(module, e) < 1e-9
+
+
+def test_heads_that_are_not_told_apart_are_refused() -> None:
+    with pytest.raises(WiringError, match="cannot follow channels through `einsum`"):
+        largest_error(Mixing("turned").double().eval(), torch.rand(1, 3, 3, 3).double())
 
 
 def largest_error(module: nn.Module, e: Tensor) -> float:

@@ -9,6 +9,7 @@ from expcam.circuits.edges.flow import Flow
 from expcam.circuits.edges.tracked import Tracked
 from expcam.circuits.trace.freezing import Kept
 from expcam.circuits.trace.recording import Active, Layer
+from expcam.circuits.trace.wiring import not_understood
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,11 @@ class Values:
 def values_of(
     n: fx.Node, kept: Kept, layer: Layer, features: int, target: Active, source: Tracked
 ) -> Values:
-    """The values that some heads read."""
+    """The values that some heads read.
+
+    Raises:
+        WiringError: They read those of other heads as well.
+    """
     order = [layer.axis, features]
     size = max(1, source.positions.numel())
     device = target.rows.device
@@ -73,6 +78,7 @@ def values_of(
     def factors(cotangent: Tensor) -> Tensor:
         return of_heads(_pulled(n, kept, index.shape, cotangent)) * known
 
+    _check_apart(n, kept, layer, index.shape, target)
     shown = of_heads(index).to(device)
     known = shown >= 0
     like = target.rows.new_zeros(layer.shape)
@@ -87,6 +93,15 @@ def values_of(
         mean=factors(torch.full_like(like, layer.channels / like.numel())),
         gradient=gradient,
     )
+
+
+def _check_apart(n: fx.Node, kept: Kept, layer: Layer, shape: torch.Size, target: Active) -> None:
+    """Raise `WiringError` unless a head reads no values but its own."""
+    head = target.channels[:1]
+    one = target.rows.new_zeros(layer.shape).index_fill_(layer.axis, head, 1)
+    others = _pulled(n, kept, shape, one).index_fill_(layer.axis, head, 0)
+    if others.any():
+        raise not_understood(n)
 
 
 def received(flow: Flow, values: Values, count: int, *, alike: bool) -> Received:

@@ -100,6 +100,19 @@ def joined(n: fx.Node, labels: Mapping[fx.Node, Labels]) -> Labels:
     return torch.cat(found, dim)
 
 
+def patched(n: fx.Node, labels: Labels) -> Labels:
+    """Behind ``im2col``, or ``col2im`` that takes it back: every channel has a place of a patch."""
+    core, shape = _core(labels), shape_of(n)
+    if core is None or core.numel() != core.shape[1]:
+        return None
+    channels, count = core.flatten(), shape[1]
+    if count >= len(channels):
+        channels = channels.repeat_interleave(count // len(channels))
+    else:
+        channels = channels[:: len(channels) // count]
+    return channels.view([1, -1, *[1] * (len(shape) - 2)]).expand(shape)
+
+
 def moved(n: fx.Node, source: fx.Node, labels: Labels) -> Labels:
     """Behind a change of shape: it is run on the labels."""
     if isinstance(labels, list):

@@ -220,7 +220,8 @@ class _Wirer:
         ndim = len(layout.shape_of(n))
         axes = layout.axes_of(layout.attended(n, values, self.labels[values])) or []
         features = max((d for d in axes if d >= ndim - 2), default=ndim - 1)
-        return max((d for d in axes if d != features), default=max(ndim - 3, 0)), features
+        # The last two dimensions are of each head's own matrices.
+        return max((d for d in axes if d < ndim - 2), default=max(ndim - 3, 0)), features
 
     def _name(self, n: fx.Node, kind: Kind) -> str:
         """As the user knows it; further uses of one layer are told apart by a number."""
@@ -269,7 +270,7 @@ class _Wirer:
             case Kind.SAME:
                 found = labels
             case _ if operation(n) in ("im2col", "col2im"):
-                found = layout.fresh(n, 1)
+                found = layout.patched(n, labels)
             case Kind.REINDEX:
                 found = layout.moved(n, source, labels)
             case Kind.JOIN:
