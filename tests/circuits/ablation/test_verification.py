@@ -105,6 +105,7 @@ def test_a_real_circuit_is_measured_beside_controls(
     assert set(check.summary().columns) == {
         "distance",
         "spread",
+        "cpr",
         "removal",
         "smallest",
         "label_kept",

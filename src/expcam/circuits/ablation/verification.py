@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MethodType
 from typing import Protocol
 
@@ -116,8 +116,8 @@ class CircuitCheck:
     circuit: pd.DataFrame
     ours: Mapping[str, str]
     holds: bool
-    claims: pd.DataFrame
-    references: pd.DataFrame
+    claims: pd.DataFrame = field(default_factory=pd.DataFrame)
+    references: pd.DataFrame = field(default_factory=pd.DataFrame)
     untested: str = ""
 
     def summary(self) -> pd.DataFrame:
