@@ -173,7 +173,10 @@ def _read_convolution(
     )
     gradient = None if target.gradient is None else target.gradient.flatten(1)
     for flow in source.flows:
-        seen = unfolded(flow.value, kernel, stride, padding, dilation)
+        # Windows may lie side by side in the batch.
+        planes = flow.value.flatten(0, 1)[:, None]
+        seen = unfolded(planes, kernel, stride, padding, dilation)
+        seen = seen.unflatten(0, flow.value.shape[:2]).transpose(1, 2).flatten(2)
         if flow.columns is not None:
             own = full[:, flow.columns]
         else:
