@@ -1,3 +1,4 @@
+from .circuits.ablation.dissociation import dissociate as dissociate
 from .circuits.ablation.nodes import ablate as ablate
 from .circuits.ablation.verification import necessary_channels as necessary_channels
 from .circuits.ablation.verification import verify_circuit as verify_circuit
