@@ -25,7 +25,7 @@ class OptionError(ExpcamError):
     """An option has a value that it cannot have."""
 
 
-class CircuitError(ExpcamError):
+class CircuitError(OptionError):
     """No set of channels does what is asked of a circuit."""
 
 

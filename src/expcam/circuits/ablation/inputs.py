@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from expcam.classifier.model import Classifier
-from expcam.errors import OptionError
+from expcam.errors import CircuitError
 from expcam.explain.backgrounds import BACKGROUNDS
 from expcam.explain.explanation import Explanation
 
@@ -80,13 +80,13 @@ def perturbed_inputs(
         rng: Draws them.
 
     Raises:
-        OptionError: The model says the class on less than half of those that are drawn.
+        CircuitError: The model says the class on less than half of those that are drawn.
     """
     drawn = [subjects[i % len(subjects)].perturbed(rng) for i in range(2 * count)]
     kept = [x for x, held in zip(drawn, says(torch.stack(drawn)).tolist(), strict=True) if held]
     if len(kept) < count:
         what = "crops of the image" if subjects[0].mask is None else "composites of the mask"
-        raise OptionError(
+        raise CircuitError(
             f"the whole model holds its label on {len(kept)} of {len(drawn)} {what} only: there "
             "is no decision whose circuit could be looked for"
         )
@@ -112,13 +112,13 @@ def contrast_inputs(
         rng: Draws them.
 
     Raises:
-        OptionError: The model says the class on nearly all of them.
+        CircuitError: The model says the class on nearly all of them.
     """
     drawn = list(_without_evidence(subjects, others, TRIES * count, rng))
     said = says(torch.stack(drawn)).tolist()
     kept = [x for x, held in zip(drawn, said, strict=True) if not held]
     if len(kept) < count:
-        raise OptionError(
+        raise CircuitError(
             f"the whole model says the class on {len(drawn) - len(kept)} of {len(drawn)} inputs "
             "without the evidence: give reference photographs of other classes"
         )
