@@ -8,7 +8,13 @@ from PIL import Image
 
 import expcam
 from expcam.graphs.plots import save_figure
-from tests.graphs.made import made_check, made_circuit, made_explanation, made_table
+from tests.graphs.made import (
+    large_circuit,
+    made_check,
+    made_circuit,
+    made_explanation,
+    made_table,
+)
 
 
 def test_stills_are_written_without_a_browser(
@@ -96,3 +102,12 @@ def test_a_method_that_did_not_run_has_its_reason_in_place_of_a_picture(
     assert len(shown.images) == 1
     assert len(absent.images) == 0
     assert " ".join(absent.texts[0].get_text().split()) == "no feature map"
+
+
+def test_of_a_large_circuit_the_title_says_how_much_is_drawn() -> None:
+    (axes,) = expcam.plot_circuit(large_circuit()).axes
+    assert axes.get_title() == "shows 21 of 47 channels of the circuit"
+    (axes,) = expcam.plot_circuit(made_circuit()).axes
+    assert axes.get_title() == ""
+    title = expcam.circuit_figure(large_circuit()).layout.title.text
+    assert title == "shows 21 of 47 channels of the circuit"

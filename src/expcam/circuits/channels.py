@@ -18,7 +18,7 @@ from expcam.circuits.readout import shown
 from expcam.circuits.trace.recording import record
 from expcam.classifier.frozen import frozen, require_autograd
 from expcam.classifier.images import ImageSource
-from expcam.classifier.model import BATCH, Classifier
+from expcam.classifier.model import BATCH, BATCH_ON_CPU, Classifier
 from expcam.explain.explanation import Explanation
 from expcam.progress import Progress, silent
 
@@ -70,8 +70,8 @@ def channel_facts(
 ) -> ChannelFacts:
     """Look at every channel of some circuits of an explanation.
 
-    It takes a forward pass for each channel, 32 of them together, and with ``images`` up to two
-    passes for each and a backward pass for each crop.
+    It takes a forward pass for each channel, several of them together, and with ``images`` up to
+    two passes for each and a backward pass for each crop.
 
     Args:
         classifier: It is left as it was found.
@@ -133,8 +133,9 @@ def _effects(
     label, rival = explanation.label, explanation.contrast
     logits_of = subject.against([], averaged=False)
     rows = []
-    for start in range(0, len(nodes), BATCH):
-        some = nodes[start : start + BATCH]
+    batch = BATCH_ON_CPU if classifier.device.type == "cpu" else BATCH
+    for start in range(0, len(nodes), batch):
+        some = nodes[start : start + batch]
         keeps = []
         for layer, channel in some:
             keep = {name: torch.ones(n, dtype=torch.bool) for name, n in subject.counts.items()}
