@@ -78,8 +78,11 @@ def test_a_photograph_to_a_page(tmp_path: Path) -> None:
     for word in (
         "class        espresso",
         "mask",
-        "label kept   yes",
-        "circuit",
+        "label kept",
+        "discovered (gates) against rest",
+        "wrong class  at least",
+        "published readout: a hypothesis",
+        "claims       ",
         "tested       alone",
         "Grad-CAM",
         str(out),
