@@ -238,7 +238,6 @@ def _discovered(
             controls=controls,
             progress=progress,
         )
-    # The options were looked at before: what is refused is the decision, which does not hold.
-    except (CircuitError, OptionError) as error:
+    except CircuitError as error:
         return None, str(error)
     return circuit, ""

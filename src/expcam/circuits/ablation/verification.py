@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from expcam.circuits.ablation.choices import Choice, LogitsOf, choices, matched
-from expcam.circuits.ablation.claims import Claims, by_reference, kinds_for
+from expcam.circuits.ablation.claims import COLUMNS, Claims, by_reference, kinds_for
 from expcam.circuits.ablation.edges import Edges
 from expcam.circuits.ablation.gates import Gates
 from expcam.circuits.ablation.inputs import Subject, subject_of
@@ -26,7 +26,7 @@ from expcam.classifier.frozen import frozen, require_autograd
 from expcam.classifier.images import ImageSource
 from expcam.classifier.model import Classifier
 from expcam.classifier.network import unwrapped
-from expcam.errors import OptionError, WiringError
+from expcam.errors import CircuitError, OptionError, WiringError
 from expcam.explain.explanation import Explanation
 from expcam.explain.request import SEEDS
 from expcam.progress import Progress, silent
@@ -276,8 +276,9 @@ def verify_circuit(
                 module, circuit, asked, subjects, stack, seed, others, repeats, optimal
             )
             untested = ""
-        except OptionError as error:
-            claims, by_kind, untested = pd.DataFrame(), pd.DataFrame(), str(error)
+        except CircuitError as error:
+            claims, by_kind = pd.DataFrame(columns=list(COLUMNS)), pd.DataFrame()
+            untested = str(error)
     return CircuitCheck(
         curves=pd.DataFrame(curves),
         circuit=pd.DataFrame(own),

@@ -151,14 +151,19 @@ def _wrong_classes(
     """What the same procedure finds for classes that the whole model does not say."""
     order = task.trials.asked.whole(x[None])[0].argsort(descending=True).tolist()
     order.remove(explanation.label)
-    wrong = {order[min(place - 1, len(order) - 1)] for place in WRONG_PLACES}
+    shown = task.trials.asked.whole(torch.stack(list(task.trials.contrast)))
+    asked = (Asked(classifier, x, label) for label in order)
+    # A class that the model says of all contrast inputs cannot be told from them.
+    possible = [each for each in asked if not bool((each.margins(shown) > 0).all())]
+    if not possible:
+        return {}
+    wrong = dict.fromkeys(possible[min(place, len(possible)) - 1] for place in WRONG_PLACES)
     needed = []
-    for label in sorted(wrong):
-        asked = Asked(classifier, x, label)
-        keep, _ = found(replace(task, trials=task.trials.asking(asked)), method)
+    for each in wrong:
+        keep, _ = found(replace(task, trials=task.trials.asking(each)), method)
         needed.append(1.0 if keep is None else float(keep.float().mean()))
     return {
-        "wrong": ", ".join(classifier.label_name(label) for label in sorted(wrong)),
+        "wrong": ", ".join(classifier.label_name(each.label) for each in wrong),
         "wrong_sizes": ", ".join(f"{share:.3f}" for share in needed),
         "selectivity": min(needed) / size,
     }
