@@ -13,7 +13,6 @@ import torch
 from scipy.stats import binomtest, fisher_exact
 from torch import Tensor
 
-from expcam.circuits.ablation.nodes import chosen_channels
 from expcam.circuits.ablation.optimal import optimal_reference
 from expcam.circuits.ablation.references import KINDS, PHOTOS, RESAMPLE
 from expcam.circuits.ablation.trials import CONTRAST, KEPT, MIXED, REMOVAL, Trial, Trials
@@ -66,7 +65,7 @@ class Claims:
             others: Circuits of other photographs.
             repeats: Circuits of the same decision, found with other seeds.
         """
-        keep = self._flat(self.circuit)
+        keep = self.trials.channels_of(self.circuit)
         rows = [
             self._kept("sufficient", KEPT, keep, "all other channels replaced"),
             self._kept("undisturbed", MIXED, keep, "a random half of the others left as it is"),
@@ -127,7 +126,9 @@ class Claims:
         if not others:
             return self._untested("specific", "No circuits of other photographs were given.")
         drawn = self._drawn(REMOVAL)
-        foreign = [self._as_large(self._flat(other), int(keep.sum())) for other in others]
+        foreign = [
+            self._as_large(self.trials.channels_of(other), int(keep.sum())) for other in others
+        ]
         held = [self._share(each, drawn) for each in foreign]
         figure, control = sum(held) / len(held), self._share(keep, drawn)
         p = _p(figure, control)
@@ -164,7 +165,7 @@ class Claims:
             return self._untested("stable", "It was not looked for again with other seeds.")
         figures, chance = [], []
         for other in repeats:
-            again = self._flat(other)
+            again = self.trials.channels_of(other)
             figures.append(_jaccard(keep, again))
             chance.append(_jaccard(keep, self._random(again)))
         figure, control = (sum(each) / len(each) for each in (figures, chance))
@@ -226,7 +227,7 @@ class Claims:
     def _row(
         self, claim: str, figure: float, control: float, p: float, passes: bool, statement: str
     ) -> tuple[object, ...]:
-        against = f" Reference: {', '.join(self.kinds)}." if claim not in ("selective",) else ""
+        against = "" if claim == "selective" else f" Reference: {', '.join(self.kinds)}."
         return claim, figure, control, BARS[claim], p, passes, statement + against
 
     def _untested(self, claim: str, reason: str) -> tuple[object, ...]:
@@ -238,12 +239,6 @@ class Claims:
 
     def _share(self, keep: Tensor, trials: Sequence[Trial]) -> float:
         return float(self.trials.says(keep, trials).float().mean())
-
-    def _flat(self, circuit: Circuit) -> Tensor:
-        gates = self.trials.gates
-        return gates.flat(chosen_channels(circuit, gates.counts)).to(
-            self.trials.perturbed[0].device
-        )
 
     def _random(self, keep: Tensor) -> Tensor:
         """As many random channels of each layer."""
@@ -278,12 +273,11 @@ def by_reference(
         optimal: Whether the constants that harm it least are one of them (see
             `optimal_reference`), learned on half of the inputs and tested on the other.
     """
-    gates = trials.gates
-    keep = gates.flat(chosen_channels(circuit, gates.counts)).to(trials.perturbed[0].device)
+    keep = trials.channels_of(circuit)
     kinds = kinds_for(photos)
     if optimal:
         half = len(trials.perturbed) // 2
-        learned = trials.on(trials.perturbed[:half])
+        learned = trials.on(trials.perturbed[:half], {})
         drawn = learned.several(KEPT, kinds[:1], half, rng)
         found = optimal_reference(learned, keep, drawn)
         trials = trials.on(trials.perturbed[half:], {OPTIMAL: [found]})

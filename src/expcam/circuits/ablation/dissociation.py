@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from expcam.circuits.ablation.gates import Gates
-from expcam.circuits.ablation.inputs import subject_of
-from expcam.circuits.ablation.nodes import chosen_channels
+from expcam.circuits.ablation.inputs import input_of, photographs, subject_of
 from expcam.circuits.ablation.references import kinds_of
-from expcam.circuits.ablation.trials import REMOVAL, Asked, Trial, Trials
+from expcam.circuits.ablation.trials import REMOVAL, Asked, Trials
 from expcam.circuits.circuit import Circuit, check_classifier
 from expcam.classifier.frozen import frozen, require_autograd
 from expcam.classifier.images import ImageSource
@@ -64,23 +63,18 @@ def dissociate(
     rng = torch.Generator().manual_seed(SEEDS + seed)
     rows = []
     with frozen(classifier.network) as module:
-        photos = [classifier.prepare(each).input for each in reference]
+        photos = photographs(classifier, reference, input_of(classifier, explanations[0]))
+        kinds = kinds_of(photos)
         for place, explanation in enumerate(explanations):
             check_classifier("explanation", explanation.classifier, classifier.name)
             whole = bool(circuits[place].graph.graph.get("whole_image", False))
             subject = subject_of(classifier, explanation, whole_image=whole)
             gates = Gates(module, subject.x)
             asked = Asked(classifier, subject.x, explanation.label, explanation.contrast)
-            stack = torch.stack(photos) if photos else subject.x[None][:0]
-            kinds = kinds_of(stack)
-            trials = Trials.of(gates, asked, [subject], stack, kinds, rng)
+            trials = Trials.of(gates, asked, [subject], photos, kinds, rng)
             drawn = trials.several(REMOVAL, kinds, COUNT, rng)
-            rows.append([_kept(gates, trials, each, drawn) for each in circuits])
+            removed = [trials.channels_of(each) for each in circuits]
+            rows.append([float(trials.says(keep, drawn).float().mean()) for keep in removed])
             progress("dissociation", place + 1, len(explanations))
     names = [each.label_name for each in explanations]
     return pd.DataFrame(rows, index=names, columns=names)
-
-
-def _kept(gates: Gates, trials: Trials, circuit: Circuit, drawn: Sequence[Trial]) -> float:
-    keep = gates.flat(chosen_channels(circuit, gates.counts)).to(trials.perturbed[0].device)
-    return float(trials.says(keep, drawn).float().mean())

@@ -187,7 +187,7 @@ class Gates:
         slots = self.slots
 
         def replaced(name: str, activation: Tensor) -> Tensor:
-            gate, instead = (each.to(activation.dtype) for each in (gates[name], reference[name]))
+            gate, instead = (each.to(activation) for each in (gates[name], reference[name]))
             return slots[name].replaced(activation, gate, instead)
 
         self.passes += len(x) * (1 if keep.requires_grad else FORWARD)

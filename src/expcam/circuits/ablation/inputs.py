@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from expcam.classifier.images import ImageSource
 from expcam.classifier.model import Classifier
-from expcam.errors import CircuitError
+from expcam.errors import CircuitError, OptionError
 from expcam.explain.backgrounds import BACKGROUNDS
 from expcam.explain.explanation import Explanation
 
@@ -62,6 +63,23 @@ def subject_of(classifier: Classifier, explanation: Explanation, *, whole_image:
 def input_of(classifier: Classifier, explanation: Explanation) -> Tensor:
     """The normalised image of an explanation ``(channels, H, W)``."""
     return torch.from_numpy(explanation.input).to(classifier.device)
+
+
+def photographs(
+    classifier: Classifier, reference: Sequence[ImageSource | Tensor], x: Tensor
+) -> Tensor:
+    """Reference photographs ``(n, channels, H, W)``, of the size of an image ``x``; may be none.
+
+    Raises:
+        OptionError: They are of another size.
+    """
+    prepared = [classifier.prepare(each).input for each in reference]
+    for place, each in enumerate(prepared):
+        if each.shape != x.shape:
+            raise OptionError(
+                f"reference {place} is {tuple(each.shape)}, the explained image {tuple(x.shape)}"
+            )
+    return torch.stack(prepared) if prepared else x.new_zeros(0, *x.shape)
 
 
 Says = Callable[[Tensor], Tensor]

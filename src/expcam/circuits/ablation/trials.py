@@ -11,7 +11,6 @@ There are four kinds of trials, and the decision is to be kept in two of them an
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TypeVar
 
 import torch
@@ -19,7 +18,9 @@ from torch import Tensor
 
 from expcam.circuits.ablation.gates import Gates, Reference, stacked
 from expcam.circuits.ablation.inputs import Subject, contrast_inputs, perturbed_inputs
+from expcam.circuits.ablation.nodes import chosen_channels
 from expcam.circuits.ablation.references import References
+from expcam.circuits.circuit import Circuit
 from expcam.classifier.model import BATCH, Classifier
 
 KEPT, MIXED, CONTRAST, REMOVAL = "kept", "mixed", "contrast", "removal"
@@ -166,11 +167,20 @@ class Trials:
     def on(
         self,
         perturbed: Sequence[Tensor],
-        further: Mapping[str, Sequence[Reference]] = MappingProxyType({}),
+        further: Mapping[str, Sequence[Reference]],
     ) -> "Trials":
         """The same with other perturbed inputs, and with further kinds of references."""
         references = {**self.references, **further}
         return Trials(self.gates, self.asked, perturbed, self.contrast, references)
+
+    def channels_of(self, circuit: Circuit) -> Tensor:
+        """A circuit's channels, boolean ``(channels of all layers,)``, on the inputs' device.
+
+        Raises:
+            OptionError: The circuit is not of this classifier.
+        """
+        keep = self.gates.flat(chosen_channels(circuit, self.gates.counts))
+        return keep.to(self.perturbed[0].device)
 
     def draw(self, what: str, kind: str, rng: torch.Generator) -> Trial:
         """A trial with an input and a reference at random."""

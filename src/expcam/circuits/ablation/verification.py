@@ -14,7 +14,7 @@ from expcam.circuits.ablation.choices import Choice, LogitsOf, choices, matched
 from expcam.circuits.ablation.claims import COLUMNS, Claims, by_reference, kinds_for
 from expcam.circuits.ablation.edges import Edges
 from expcam.circuits.ablation.gates import Gates
-from expcam.circuits.ablation.inputs import Subject, subject_of
+from expcam.circuits.ablation.inputs import Subject, photographs, subject_of
 from expcam.circuits.ablation.nodes import Nodes
 from expcam.circuits.ablation.references import kinds_of
 from expcam.circuits.ablation.trials import Asked, Trials
@@ -241,7 +241,8 @@ def verify_circuit(
         "edges": score_name(facts["edges"].removesuffix(BY_GRADIENT), EDGE_SCORES, "edge"),
     }
     with frozen(classifier.network) as module:
-        photos = [classifier.prepare(each).input for each in reference]
+        subjects = [_subject_of(classifier, circuit, image) for image in images]
+        photos = photographs(classifier, reference, subjects[0].x)
         shuffled = weight_randomised(unwrapped(classifier.module), rng)
         control = classifier.with_module(shuffled).network
         for place, image in enumerate(images):
@@ -261,19 +262,17 @@ def verify_circuit(
                 beside = list(matched(chosen, draws, rng))
                 for ablation in ablations:
                     logits_of = subject.against(
-                        _references(ablation, photos, rng), averaged=ablation == "mean"
+                        _references(ablation, list(photos), rng), averaged=ablation == "mean"
                     )
                     figures = _Figures(logits_of, subject.whole, label, kept)
                     row = {"image": place, "parts": kind, "ablation": ablation}
                     curves += [row | each for each in figures.of(tested)]
                     own += [row | each for each in figures.of(beside)]
             progress("ablation", place + 1, len(images))
-        subjects = [_subject_of(classifier, circuit, image) for image in images]
         asked = Asked(classifier, subjects[0].x, label, rival)
         try:
-            stack = torch.stack(photos) if photos else subjects[0].x[None][:0]
             claims, by_kind = _claimed(
-                module, circuit, asked, subjects, stack, seed, others, repeats, optimal
+                module, circuit, asked, subjects, photos, seed, others, repeats, optimal
             )
             untested = ""
         except CircuitError as error:

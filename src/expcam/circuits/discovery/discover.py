@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from expcam.circuits.ablation.gates import Gates
-from expcam.circuits.ablation.inputs import input_of, subject_of
+from expcam.circuits.ablation.inputs import input_of, photographs, subject_of
 from expcam.circuits.ablation.references import kinds_of
 from expcam.circuits.ablation.trials import Asked, Trials
 from expcam.circuits.circuit import Circuit, check_classifier
@@ -73,9 +73,9 @@ def discover_circuit(
         how many times more channels they need; at least that where none are enough).
 
     Raises:
-        CircuitError: No small set of channels passes; the message says so in one sentence.
-        OptionError: An option that cannot be, no decision that holds, or an explanation of
-            another classifier.
+        CircuitError: No small set of channels passes, or the whole model does not hold its label,
+            or says it without the evidence; the message says so in one sentence.
+        OptionError: An option that cannot be, or an explanation of another classifier.
         ClassifierError: The classifier's channels cannot be told apart, or it is called inside
             ``torch.inference_mode()``.
     """
@@ -84,8 +84,8 @@ def discover_circuit(
     _check(classifier, explanations, method, parts, seed)
     first = explanations[0]
     with frozen(classifier.network) as module, flushed_denormals(), torch.enable_grad():
-        photos = photographs(classifier, reference or (), first)
         x = input_of(classifier, first)
+        photos = photographs(classifier, reference or (), x)
         gates = Gates(module, x)
         asked = Asked(classifier, x, first.label, first.contrast)
         kinds = kinds_of(photos)
@@ -167,24 +167,6 @@ def _wrong_classes(
         "wrong_sizes": ", ".join(f"{share:.3f}" for share in needed),
         "selectivity": min(needed) / size,
     }
-
-
-def photographs(
-    classifier: Classifier, reference: Sequence[ImageSource | Tensor], like: Explanation
-) -> Tensor:
-    """Reference photographs ``(n, channels, H, W)``.
-
-    Raises:
-        OptionError: They are of another size than the explained image.
-    """
-    x = input_of(classifier, like)
-    prepared = [classifier.prepare(each).input for each in reference]
-    for place, each in enumerate(prepared):
-        if each.shape != x.shape:
-            raise OptionError(
-                f"reference {place} is {tuple(each.shape)}, the explained image {tuple(x.shape)}"
-            )
-    return torch.stack(prepared) if prepared else x.new_zeros(0, *x.shape)
 
 
 def _check(

@@ -122,7 +122,7 @@ def searched(scores: Scores, *, budgets: bool) -> Method:
     def find(task: Task) -> Tensor | None:
         parts, model = _parts(task)
         scorer = Scorer(_normal(scores(task), task, by_layer=budgets), task, budgets=budgets)
-        checks = [kind for kind in _kinds(task) for _ in range(CHECKS[kind.partition("/")[0]])]
+        checks = _checks(task)
         problem = Problem(
             parts=parts,
             scorer=scorer,
@@ -210,12 +210,13 @@ def _kinds(task: Task) -> list[str]:
     return [f"{what}/{kind}" for what in TRIALS for kind in task.kinds]
 
 
+def _checks(task: Task) -> list[str]:
+    """The kinds, each as often as it is checked."""
+    return [f"{what}/{kind}" for what in TRIALS for kind in task.kinds for _ in range(CHECKS[what])]
+
+
 def _drawn(task: Task, parts: Channels) -> list[Perturbation]:
-    return [
-        parts.perturbation(kind, task.rng)
-        for kind in _kinds(task)
-        for _ in range(CHECKS[kind.partition("/")[0]])
-    ]
+    return [parts.perturbation(kind, task.rng) for kind in _checks(task)]
 
 
 def _normal(scores: Tensor, task: Task, *, by_layer: bool) -> Tensor:
