@@ -48,7 +48,7 @@ wheel-test: $(READY)
 	$(PYTHON) -m venv build/wheel/venv
 	build/wheel/venv/bin/python -m pip --quiet install --upgrade "pip>=25.1"
 	build/wheel/venv/bin/python -m pip --quiet install --constraint constraints.txt build/wheel/*.whl --group test
-	cp -r tests examples notebooks pyproject.toml build/wheel/
+	cp -r tests examples notebooks docs pyproject.toml build/wheel/
 	cd build/wheel && venv/bin/python -m pytest -m "not exhaustive" --durations=0 --durations-min=20 \
 		tests/e2e tests/test_init.py tests/classifier/sources/test_bundled.py tests/classifier/sources/test_lite0.py
 
