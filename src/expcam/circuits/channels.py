@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expcam.circuits.ablation.nodes import Nodes
-from expcam.circuits.circuit import Circuit, check_classifier, check_known
+from expcam.circuits.ablation.trials import Asked
+from expcam.circuits.circuit import Circuit, check_classifier
 from expcam.circuits.features import Crop, plane_of, top_crops_of
 from expcam.circuits.formats import Node
 from expcam.circuits.readout import shown
 from expcam.circuits.trace.recording import record
 from expcam.classifier.frozen import frozen, require_autograd
 from expcam.classifier.images import ImageSource
-from expcam.classifier.model import BATCH, BATCH_ON_CPU, Classifier
+from expcam.classifier.model import Classifier
 from expcam.explain.explanation import Explanation
 from expcam.progress import Progress, silent
 
@@ -93,8 +94,8 @@ def channel_facts(
     x, e = (shown(classifier, explanation, whole_image=whole) for whole in (True, False))
     with frozen(classifier.network) as module:
         subject = Nodes(classifier, module, e, explanation.label)
-        check_known(nodes, subject.counts)
-        effects = _effects(classifier, subject, nodes, explanation, progress)
+        asked = Asked(classifier, e, explanation.label, explanation.contrast)
+        effects = _effects(classifier, subject, asked, nodes, explanation, progress)
         photo, explained = (_maps(module, each, nodes) for each in (x, e))
     few = [node for node in relevant_channels(circuits, CROPPED) if node in photo]
     crops = (
@@ -126,30 +127,24 @@ def relevant_channels(circuits: Sequence[Circuit], most: int | None = None) -> l
 def _effects(
     classifier: Classifier,
     subject: Nodes,
+    asked: Asked,
     nodes: Sequence[Node],
     explanation: Explanation,
     progress: Progress,
 ) -> pd.DataFrame:
+    columns = ["layer", "channel", "logit", "kept", "instead"]
+    if not nodes:
+        return pd.DataFrame(columns=columns)
     label, rival = explanation.label, explanation.contrast
-    logits_of = subject.against([], averaged=False)
+    logits = subject.without_each(nodes, progress)
+    kept = asked.says(logits).tolist()
     rows = []
-    batch = BATCH_ON_CPU if classifier.device.type == "cpu" else BATCH
-    for start in range(0, len(nodes), batch):
-        some = nodes[start : start + batch]
-        keeps = []
-        for layer, channel in some:
-            keep = {name: torch.ones(n, dtype=torch.bool) for name, n in subject.counts.items()}
-            keep[layer][channel] = False
-            keeps.append(keep)
-        for (layer, channel), logits in zip(some, logits_of(keeps), strict=True):
-            # With a contrast there are two classes to choose from.
-            first = int(logits.argmax())
-            if rival is not None:
-                first = label if logits[label] > logits[rival] else rival
-            instead = classifier.label_name(first)
-            rows.append((layer, channel, float(logits[label]), first == label, instead))
-        progress("channels", start + len(some), len(nodes))
-    return pd.DataFrame(rows, columns=["layer", "channel", "logit", "kept", "instead"])
+    for (layer, channel), row, holds in zip(nodes, logits, kept, strict=True):
+        # With a contrast there are two classes to choose from.
+        other = int(row.argmax()) if rival is None else rival
+        instead = classifier.label_name(label if holds else other)
+        rows.append((layer, channel, float(row[label]), holds, instead))
+    return pd.DataFrame(rows, columns=columns)
 
 
 @torch.no_grad()

@@ -138,6 +138,15 @@ def test_choices_of_channels_run_together_as_they_would_alone(micro: expcam.Clas
     assert torch.equal(logits_of(keeps), together)
 
 
+def test_single_channels_at_zero_share_what_comes_before(micro: expcam.Classifier) -> None:
+    nodes = [("conv2", 1), ("conv1", 0), ("conv1", 1)]
+    with frozen(micro.network) as module:
+        found = Nodes(micro, module, COLOURS[0], 1).without_each(nodes)
+    for node, row in zip(nodes, found, strict=True):
+        with expcam.ablate(micro, [node]) as ablated, torch.no_grad():
+            torch.testing.assert_close(row, ablated.logits(COLOURS[0][None])[0])
+
+
 def test_norms_of_weights_by_hand(micro: expcam.Classifier) -> None:
     with frozen(micro.module) as module:
         found = measure(module, COLOURS, 1, lambda _, __: torch.arange(0))

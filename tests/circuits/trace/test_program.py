@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import expcam
 from expcam.circuits.trace.graph import operation
-from expcam.circuits.trace.program import Call, Interpreter, capture, in_dtype_of
+from expcam.circuits.trace.program import Branching, Call, Interpreter, capture, in_dtype_of
 from expcam.circuits.trace.wiring import wire
 from expcam.classifier.frozen import frozen
 from expcam.errors import WiringError
@@ -27,6 +27,22 @@ def test_a_program_gives_what_its_module_gives(name: str) -> None:
         for batch in (1, 3):
             assert torch.equal(Interpreter(program)(module, x[:batch]), module(x[:batch]))
         assert capture(module, x[:1]) is program
+
+
+def test_a_program_is_run_on_from_each_change() -> None:
+    module = InPlace().eval()
+    x = torch.randn(2, 3, 4, 4)
+    with frozen(module), torch.no_grad():
+        program = capture(module, x)
+        changed = [n for n in program.module.graph.nodes if operation(n) in ("conv2d", "mul")]
+        changes = [(n, lambda result, by=by: result * by) for n in changed[::-1] for by in (0, 3)]
+        runs = dict(Branching(program).branches(program.arguments(module, x), changes))
+        assert len(runs) == 4
+        for number, (n, change) in enumerate(changes):
+            alone = Interpreter(program, override={n: lambda call, of=change: of(call.run())})
+            assert torch.equal(runs[number], alone(module, x))
+        # In the order of the operations, not in that of the changes.
+        assert list(runs) == [2, 3, 0, 1]
 
 
 class InPlace(nn.Module):

@@ -34,6 +34,8 @@ SINGLE, SINGLE_TRIALS = 12, 8
 """So many channels are left out one by one, each in so many trials."""
 OPTIMAL = "optimal"
 """The reference of least loss, in `by_reference`."""
+Beside = tuple[Tensor, Tensor]
+"""Margins ``(trials,)`` of a set, and of as many random channels of each layer, others in each."""
 COLUMNS = ("claim", "figure", "control", "bar", "p", "passes", "statement")
 
 
@@ -66,22 +68,27 @@ class Claims:
             repeats: Circuits of the same decision, found with other seeds.
         """
         keep = self.trials.channels_of(self.circuit)
+        drawn, intact, removed = (self._drawn(what) for what in (KEPT, MIXED, REMOVAL))
+        alone = self._beside_random(keep, drawn)
         rows = [
-            self._kept("sufficient", KEPT, keep, "all other channels replaced"),
-            self._kept("undisturbed", MIXED, keep, "a random half of the others left as it is"),
-            self._discriminating(keep),
-            self._necessary(keep),
-            self._specific(keep, others),
+            self._kept("sufficient", alone, "all other channels replaced"),
+            self._kept(
+                "undisturbed",
+                self._beside_random(keep, intact),
+                "a random half of the others left as it is",
+            ),
+            self._discriminating(keep, alone),
+            self._necessary(keep, removed),
+            self._specific(keep, others, removed),
             self._selective(),
             self._stable(keep, repeats),
-            self._equivalent(keep),
+            self._equivalent(drawn, alone),
             self._minimal(keep),
         ]
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
-    def _kept(self, claim: str, what: str, keep: Tensor, how: str) -> tuple[object, ...]:
-        drawn = self._drawn(what)
-        figure, control = self._share(keep, drawn), self._share(self._random(keep), drawn)
+    def _kept(self, claim: str, margins: Beside, how: str) -> tuple[object, ...]:
+        figure, control = (_positive(each) for each in margins)
         p = _p(figure, control)
         return self._row(
             claim,
@@ -93,9 +100,9 @@ class Claims:
             f"each layer in {_of(control)}.",
         )
 
-    def _discriminating(self, keep: Tensor) -> tuple[object, ...]:
-        shown, drawn = self._share(keep, self._drawn(KEPT)), self._drawn(CONTRAST)
-        figure = self._share(keep, drawn)
+    def _discriminating(self, keep: Tensor, alone: Beside) -> tuple[object, ...]:
+        shown = _positive(alone[0])
+        figure = self._share(keep, self._drawn(CONTRAST))
         p = _p(shown, figure)
         return self._row(
             "discriminating",
@@ -107,10 +114,8 @@ class Claims:
             f"on those with it in {_of(shown)}. The whole model says it on none of the former.",
         )
 
-    def _necessary(self, keep: Tensor) -> tuple[object, ...]:
-        drawn = self._drawn(REMOVAL)
-        figure = 1 - self._share(keep, drawn)
-        control = 1 - self._share(self._random(keep), drawn)
+    def _necessary(self, keep: Tensor, drawn: Sequence[Trial]) -> tuple[object, ...]:
+        figure, control = (1 - _positive(each) for each in self._beside_random(keep, drawn))
         p = _p(figure, control)
         return self._row(
             "necessary",
@@ -122,10 +127,11 @@ class Claims:
             f"channels of each layer in {_of(control)}.",
         )
 
-    def _specific(self, keep: Tensor, others: Sequence[Circuit]) -> tuple[object, ...]:
+    def _specific(
+        self, keep: Tensor, others: Sequence[Circuit], drawn: Sequence[Trial]
+    ) -> tuple[object, ...]:
         if not others:
             return self._untested("specific", "No circuits of other photographs were given.")
-        drawn = self._drawn(REMOVAL)
         foreign = [
             self._as_large(self.trials.channels_of(other), int(keep.sum())) for other in others
         ]
@@ -179,14 +185,10 @@ class Claims:
             f"to them; as many random channels of each layer {control:.2f}.",
         )
 
-    def _equivalent(self, keep: Tensor) -> tuple[object, ...]:
+    def _equivalent(self, drawn: Sequence[Trial], alone: Beside) -> tuple[object, ...]:
         """As likely to say the class by more as by less than the whole model (arXiv 2410.13032)."""
-        drawn = self._drawn(KEPT)
-        whole = self.trials.margins(torch.ones_like(keep), drawn)
-        figure, control = (
-            float((self.trials.margins(each, drawn) > whole).float().mean())
-            for each in (keep, self._random(keep))
-        )
+        whole = self.trials.whole_margins(drawn)
+        figure, control = (float((each > whole).float().mean()) for each in alone)
         p = float(binomtest(round(figure * COUNT), COUNT).pvalue)
         return self._row(
             "equivalent",
@@ -238,7 +240,11 @@ class Claims:
         return self.trials.several(what, self.kinds, COUNT, self.rng)
 
     def _share(self, keep: Tensor, trials: Sequence[Trial]) -> float:
-        return float(self.trials.says(keep, trials).float().mean())
+        return _positive(self.trials.margins(keep, trials))
+
+    def _beside_random(self, keep: Tensor, trials: Sequence[Trial]) -> Beside:
+        random = torch.stack([self._random(keep) for _ in trials])
+        return self.trials.margins(keep, trials), self.trials.margins(random, trials)
 
     def _random(self, keep: Tensor) -> Tensor:
         """As many random channels of each layer."""
@@ -302,6 +308,11 @@ def _p(first: float, second: float) -> float:
     """Fisher's exact test of two shares of `COUNT` trials."""
     counts = [[round(share * COUNT), COUNT - round(share * COUNT)] for share in (first, second)]
     return float(fisher_exact(counts).pvalue)
+
+
+def _positive(margins: Tensor) -> float:
+    """In what share of trials the class is said."""
+    return float((margins > 0).float().mean())
 
 
 def _of(share: float) -> str:

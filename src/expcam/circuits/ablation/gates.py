@@ -4,19 +4,22 @@
 once, where the layer's activation is complete.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from expcam.circuits.edges.gradients import at_modules, axis_of
+from expcam.circuits.trace.faster import in_bfloat16
 from expcam.circuits.trace.kinds import Kind
-from expcam.circuits.trace.program import Interpreter, in_dtype_of
+from expcam.circuits.trace.program import Call, Interpreter, Override, in_dtype_of
 from expcam.circuits.trace.recording import Recording, record
 from expcam.circuits.trace.wiring import Wiring
-from expcam.classifier.model import BATCH
+from expcam.classifier.model import BATCH, BATCH_ON_CPU
 from expcam.errors import WiringError
 from expcam.search.engine import FORWARD
 
@@ -74,6 +77,26 @@ class Slot:
         gate = self._spread(keep.reshape(len(keep), *sides), activation)
         return torch.addcmul(self._spread(reference, activation) * (1 - gate), activation, gate)
 
+    def without(self, channels: Sequence[int]) -> Callable[[Tensor], Tensor]:
+        """What sets one channel to zero in each image of a batch.
+
+        Args:
+            channels: Of the first image, the second, …; further ones stay as they are.
+        """
+
+        def zeroed(activation: Tensor) -> Tensor:
+            images = activation.shape[self.batch] // self.shape[self.batch]
+            keep = activation.new_ones(images, self.channels)
+            keep[range(len(channels)), channels] = 0
+            return self.replaced(activation, keep, self.nothing().to(activation))
+
+        return zeroed
+
+    def nothing(self) -> Tensor:
+        """The reference zero."""
+        sides = [side if d == self.axis else 1 for d, side in enumerate(self.shape)]
+        return torch.zeros(1, *sides)
+
     def _spread(self, rows: Tensor, activation: Tensor) -> Tensor:
         """Values by image, laid out as the activation is."""
         merged = rows.movedim(0, self.batch).flatten(self.batch, self.batch + 1)
@@ -84,6 +107,11 @@ class Slot:
         if rows.shape[self.batch + 1] == 1:  # the windows of an image lie side by side
             return merged.repeat_interleave(repeats, self.batch)
         return torch.cat([merged] * repeats, self.batch)
+
+
+def batch_on(device: torch.device) -> int:
+    """How many inputs run in one pass where no gradient is needed."""
+    return BATCH_ON_CPU if device.type == "cpu" else BATCH
 
 
 EXACT = "exact"
@@ -103,10 +131,19 @@ class _Traced:
         self._module = module
         recording = record(module, x[None])
         self._wiring = recording.wiring
+        self._arguments = self._wiring.program.arguments(module, recording.image)
         self.slots = slots_of(recording)
 
     def __call__(self, x: Tensor, change: Change) -> Tensor:
-        return run_traced(self._wiring, self._module, self.slots, x, change)
+        fast: Mapping[fx.Node, Override] = {}
+        if x.dtype == torch.float32 and torch.is_autocast_enabled(x.device.type):
+            fast, x = self._in_bfloat16, x.contiguous(memory_format=torch.channels_last)
+        return run_traced(self._wiring, self._module, self.slots, x, change, fast)
+
+    @cached_property
+    def _in_bfloat16(self) -> dict[fx.Node, Override]:
+        apart = [self._wiring.sites[name].activation for name in self.slots]
+        return in_bfloat16(self._wiring.program, self._arguments, apart)
 
 
 class _Hooked:
@@ -139,6 +176,8 @@ class _Hooked:
 
 class Gates:
     """The channels of a classifier, each with a gate.
+
+    Inside ``torch.autocast`` it is run faster, in bfloat16.
 
     Args:
         module: Gives plain logits (see `Classifier.network`); frozen.
@@ -204,7 +243,7 @@ class Gates:
     @torch.no_grad()
     def _seen(self, x: Tensor, of: Callable[[Slot, Tensor], Tensor]) -> list[Reference]:
         found: list[Reference] = []
-        for some in x.split(BATCH):
+        for some in x.split(batch_on(x.device)):
             seen: dict[str, Tensor] = {}
 
             def see(name: str, activation: Tensor, seen: dict[str, Tensor] = seen) -> Tensor:
@@ -220,10 +259,7 @@ class Gates:
 
     def nothing(self) -> Reference:
         """The reference zero."""
-        return {
-            name: torch.zeros(1, *(s if d == slot.axis else 1 for d, s in enumerate(slot.shape)))
-            for name, slot in self.slots.items()
-        }
+        return {name: slot.nothing() for name, slot in self.slots.items()}
 
 
 def slots_of(recording: Recording) -> dict[str, Slot]:
@@ -242,14 +278,31 @@ def slots_of(recording: Recording) -> dict[str, Slot]:
 
 
 def run_traced(
-    wiring: Wiring, module: nn.Module, names: Mapping[str, object], x: Tensor, change: Change
+    wiring: Wiring,
+    module: nn.Module,
+    names: Iterable[str],
+    x: Tensor,
+    change: Change,
+    instead: Mapping[fx.Node, Override] = MappingProxyType({}),
 ) -> Tensor:
-    """Logits of a batch when the activations of some layers are changed."""
+    """Logits of a batch when the activations of some layers are changed.
 
-    def changed(name: str) -> Callable[..., Tensor]:
-        return lambda call: change(name, call.run())
+    Args:
+        wiring: The module's.
+        module: The classifier.
+        names: The layers.
+        x: Normalised images ``(batch, channels, H, W)``.
+        change: Of these layers.
+        instead: What gives the results of some operations, before they are changed.
+    """
 
-    override = {wiring.sites[name].activation: changed(name) for name in names}
+    def changed(name: str, run: Override) -> Override:
+        return lambda call: change(name, run(call))
+
+    override = dict(instead)
+    for name in names:
+        node = wiring.sites[name].activation
+        override[node] = changed(name, instead.get(node, Call.run))
     return Interpreter(wiring.program, override=override)(module, x)
 
 

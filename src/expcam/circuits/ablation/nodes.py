@@ -14,6 +14,7 @@ from expcam.circuits.ablation.gates import (
     Reference,
     Slot,
     average,
+    batch_on,
     run_traced,
     slots_of,
 )
@@ -23,12 +24,13 @@ from expcam.circuits.scores import NODE_SCORES
 from expcam.circuits.trace.freezing import weight_and_bias
 from expcam.circuits.trace.graph import operation
 from expcam.circuits.trace.kinds import Kind
-from expcam.circuits.trace.program import capture, in_dtype_of
+from expcam.circuits.trace.program import Branching, capture, in_dtype_of
 from expcam.circuits.trace.recording import Recording, measure, record
 from expcam.circuits.trace.wiring import wire
 from expcam.classifier.frozen import frozen, require_autograd
-from expcam.classifier.model import BATCH, Classifier
+from expcam.classifier.model import Classifier
 from expcam.errors import OptionError, WiringError
+from expcam.progress import Progress, silent
 
 WEIGHT = "weight"
 """Method: the channels with the largest weights, whatever the image."""
@@ -121,7 +123,7 @@ class Nodes:
     """
 
     def __init__(self, classifier: Classifier, module: nn.Module, x: Tensor, label: int) -> None:
-        self._x, self._label = x, label
+        self._module, self._x, self._label = module, x, label
         with torch.no_grad():
             self._gates = Gates(module, x)
             self.whole = module(in_dtype_of(module, x[None]))[0].to(x.dtype)
@@ -156,14 +158,52 @@ class Nodes:
         @torch.no_grad()
         def logits_of(keeps: Sequence[Keep]) -> Tensor:
             # Many choices run as one batch.
-            rows = []
-            for start in range(0, len(keeps), BATCH):
-                some = torch.stack([gates.flat(keep) for keep in keeps[start : start + BATCH]])
+            rows, batch = [], batch_on(self._x.device)
+            for start in range(0, len(keeps), batch):
+                some = torch.stack([gates.flat(keep) for keep in keeps[start : start + batch]])
                 x = self._x.expand(len(some), -1, -1, -1)
                 rows.append(gates.logits(x, some.to(x.device), reference))
             return torch.cat(rows)
 
         return logits_of
+
+    @torch.no_grad()
+    def without_each(self, nodes: Sequence[Node], progress: Progress = silent) -> Tensor:
+        """Logits ``(nodes, classes)`` with one channel alone at zero.
+
+        Args:
+            nodes: At least one channel.
+            progress: Called after each batch.
+
+        Raises:
+            OptionError: There is no such channel.
+        """
+        check_known(nodes, self.counts)
+        by_layer: dict[str, list[int]] = {}
+        for layer, channel in nodes:
+            by_layer.setdefault(layer, []).append(channel)
+        most = max(map(len, by_layer.values()), default=1)
+        batch = min(batch_on(self._x.device), most)
+        groups = [
+            (layer, channels[start : start + batch])
+            for layer, channels in by_layer.items()
+            for start in range(0, len(channels), batch)
+        ]
+        x = in_dtype_of(self._module, self._x).expand(batch, *self._x.shape)
+        wiring = wire(capture(self._module, x))
+        runs = Branching(wiring.program).branches(
+            wiring.program.arguments(self._module, x),
+            [
+                (wiring.sites[layer].activation, self._gates.slots[layer].without(channels))
+                for layer, channels in groups
+            ],
+        )
+        found: dict[Node, Tensor] = {}
+        for number, logits in runs:
+            layer, channels = groups[number]
+            found |= {(layer, c): row for c, row in zip(channels, logits, strict=False)}
+            progress("channels", len(found), len(nodes))
+        return torch.stack([found[node] for node in nodes]).to(self._x.dtype)
 
 
 def chosen_channels(circuit: Circuit, counts: Mapping[str, int]) -> dict[str, Tensor]:

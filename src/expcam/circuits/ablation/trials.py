@@ -16,12 +16,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from expcam.circuits.ablation.gates import Gates, Reference, stacked
+from expcam.circuits.ablation.gates import Gates, Reference, batch_on, stacked
 from expcam.circuits.ablation.inputs import Subject, contrast_inputs, perturbed_inputs
 from expcam.circuits.ablation.nodes import chosen_channels
 from expcam.circuits.ablation.references import References
 from expcam.circuits.circuit import Circuit
-from expcam.classifier.model import BATCH, Classifier
+from expcam.classifier.model import Classifier
 
 KEPT, MIXED, CONTRAST, REMOVAL = "kept", "mixed", "contrast", "removal"
 TRIALS = (KEPT, MIXED, CONTRAST, REMOVAL)
@@ -76,6 +76,10 @@ class Asked:
         others = torch.cat([chosen[:, : self._place], chosen[:, self._place + 1 :]], 1)
         return own - others.amax(1)
 
+    def says(self, logits: Tensor) -> Tensor:
+        """Whether logits ``(n, classes)`` say the class, boolean ``(n,)``."""
+        return self.margins(logits) > 0
+
     def shares(self, logits: Tensor) -> Tensor:
         """Logarithms of the probabilities of what there is to choose from, ``(n, choices)``."""
         return self._deciding.chosen(logits).log_softmax(1)
@@ -83,11 +87,12 @@ class Asked:
     @torch.no_grad()
     def whole(self, x: Tensor) -> Tensor:
         """Logits of all classes that the whole model gives, ``(n, classes)``."""
-        return torch.cat([self._deciding.all_logits(some) for some in x.split(BATCH)])
+        batches = x.split(batch_on(x.device))
+        return torch.cat([self._deciding.all_logits(some) for some in batches])
 
     def said(self, x: Tensor) -> Tensor:
         """Whether the whole model says the class, of each input ``(n, channels, H, W)``."""
-        return self.margins(self.whole(x)) > 0
+        return self.says(self.whole(x))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,12 +216,26 @@ class Trials:
 
     @torch.no_grad()
     def margins(self, keep: Tensor, trials: Sequence[Trial]) -> Tensor:
-        """By how much one set says the class in each of some trials, ``(trials,)``."""
-        rows = []
-        for start in range(0, len(trials), BATCH):
-            some = trials[start : start + BATCH]
-            rows.append(self.asked.margins(self.logits([keep] * len(some), some)))
+        """By how much the class is said in each of some trials, ``(trials,)``.
+
+        Args:
+            keep: One set, ``(channels of all layers,)``, or one for each trial.
+            trials: The trials.
+        """
+        keeps = keep.expand(len(trials), -1)
+        rows, batch = [], batch_on(keep.device)
+        for start in range(0, len(trials), batch):
+            some = trials[start : start + batch]
+            logits = self.logits(list(keeps[start : start + batch]), some)
+            rows.append(self.asked.margins(logits))
         return torch.cat(rows).cpu()
+
+    def whole_margins(self, trials: Sequence[Trial]) -> Tensor:
+        """By how much the whole model says the class on the inputs of trials, ``(trials,)``."""
+        inputs = list({id(trial.x): trial.x for trial in trials}.values())
+        margins = self.asked.margins(self.asked.whole(torch.stack(inputs))).cpu()
+        by_input = {id(x): margin for x, margin in zip(inputs, margins, strict=True)}
+        return torch.stack([by_input[id(trial.x)] for trial in trials])
 
     def says(self, keep: Tensor, trials: Sequence[Trial]) -> Tensor:
         """Whether one set says the class in each of some trials, boolean ``(trials,)``."""

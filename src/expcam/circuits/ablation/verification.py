@@ -18,7 +18,7 @@ from expcam.circuits.ablation.inputs import Subject, photographs, subject_of
 from expcam.circuits.ablation.nodes import Nodes
 from expcam.circuits.ablation.references import kinds_of
 from expcam.circuits.ablation.trials import Asked, Trials
-from expcam.circuits.circuit import Circuit, check_classifier
+from expcam.circuits.circuit import Circuit, check_classifier, check_known
 from expcam.circuits.formats import Node
 from expcam.circuits.readout import shown
 from expcam.circuits.scores import BY_GRADIENT, EDGE_SCORES, NODE_SCORES, score_name
@@ -249,9 +249,9 @@ def verify_circuit(
             x = _input_of(classifier, image)
             for kind in parts:
                 subject = SUBJECTS[kind](classifier, module, x, label)
-                kept = _keeping(classifier, x, label, rival)
-                holds = holds and bool(kept(subject.whole[None]))
                 chosen = subject.chosen(circuit)
+                kept = Asked(classifier, x, label, rival).says
+                holds = holds and bool(kept(subject.whole[None]))
                 if not any(len(keep) for keep in chosen.values()):
                     raise WiringError(f"the classifier has no {kind} to ablate before its classes")
                 scores = {
@@ -339,22 +339,15 @@ def necessary_channels(
     """
     require_autograd("necessary_channels")
     check_classifier("circuit", circuit.graph.graph.get("classifier"), classifier.name)
-    label, rival = _class_of(circuit)
     with frozen(classifier.network) as module:
         x = _input_of(classifier, image)
-        subject = Nodes(classifier, module, x, label)
-        kept = _keeping(classifier, x, label, rival)
-        subject.chosen(circuit)
+        asked = Asked(classifier, x, *_class_of(circuit))
+        subject = Nodes(classifier, module, x, asked.label)
         nodes = [key for key, data in circuit.graph.nodes(data=True) if data["kind"] == "channel"]
-        keeps = []
-        for layer, channel in nodes:
-            keep = {name: torch.ones(n, dtype=torch.bool) for name, n in subject.counts.items()}
-            keep[layer][channel] = False
-            keeps.append(keep)
-        if not kept(subject.whole[None]):
+        check_known(nodes, subject.counts)
+        if not asked.says(subject.whole[None])[0]:
             return None
-        logits_of = subject.against([], averaged=False)
-        held = kept(logits_of(keeps)).tolist() if keeps else []
+        held = asked.says(subject.without_each(nodes)).tolist() if nodes else []
     return [node for node, holds in zip(nodes, held, strict=True) if not holds]
 
 
@@ -362,14 +355,6 @@ def _class_of(circuit: Circuit) -> tuple[int, int | None]:
     """A circuit's class, and the only one that it was compared to, if any."""
     facts = circuit.graph.graph
     return int(facts["label"]), facts.get("contrast")
-
-
-def _keeping(
-    classifier: Classifier, x: Tensor, label: int, rival: int | None
-) -> Callable[[Tensor], Tensor]:
-    """What says of rows of logits ``(n, classes)`` whether each has the label."""
-    deciding, place = classifier.deciding(label, rival, multi_label=classifier.is_multi_label(x))
-    return lambda logits: deciding.chosen(logits).argmax(1) == place
 
 
 def _references(ablation: str, others: Sequence[Tensor], rng: torch.Generator) -> Sequence[Tensor]:

@@ -99,7 +99,7 @@ def discover_circuit(
             rng=rng,
             progress=progress,
         )
-        keep, passes = found(task, method)
+        (keep,), passes = found([task], method)
         if keep is None:
             raise CircuitError(
                 f"no small set of channels carries the decision “{first.label_name}”: by "
@@ -129,15 +129,15 @@ def discover_circuit(
     return circuit
 
 
-def found(task: Task, method: str) -> tuple[Tensor | None, float]:
+def found(tasks: Sequence[Task], method: str) -> tuple[list[Tensor | None], float]:
     """The channels that a method finds, and the forward and backward passes that it took.
 
     A pass with gradients counts as one, one without as a third.
     """
-    gates = task.trials.gates
+    gates = tasks[0].trials.gates
     before = gates.passes
-    keep = METHODS[method](task)
-    return keep, gates.passes - before
+    keeps = METHODS[method](tasks)
+    return keeps, gates.passes - before
 
 
 def _wrong_classes(
@@ -158,10 +158,8 @@ def _wrong_classes(
     if not possible:
         return {}
     wrong = dict.fromkeys(possible[min(place, len(possible)) - 1] for place in WRONG_PLACES)
-    needed = []
-    for each in wrong:
-        keep, _ = found(replace(task, trials=task.trials.asking(each)), method)
-        needed.append(1.0 if keep is None else float(keep.float().mean()))
+    keeps, _ = found([replace(task, trials=task.trials.asking(each)) for each in wrong], method)
+    needed = [1.0 if keep is None else float(keep.float().mean()) for keep in keeps]
     return {
         "wrong": ", ".join(classifier.label_name(each.label) for each in wrong),
         "wrong_sizes": ", ".join(f"{share:.3f}" for share in needed),

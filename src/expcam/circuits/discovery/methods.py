@@ -60,8 +60,9 @@ class Task:
 
 Scores = Callable[[Task], Tensor]
 """Scores of all channels ``(total,)``."""
-Method = Callable[[Task], Tensor | None]
-"""The channels of the circuit, boolean ``(total,)``; None where none is small enough."""
+Method = Callable[[Sequence[Task]], list[Tensor | None]]
+"""The channels of each circuit, boolean ``(total,)``; None where none is small enough. Tasks of one
+classifier may share their passes, and nothing else."""
 
 
 def attribution(task: Task) -> Tensor:
@@ -95,7 +96,10 @@ def divergence(task: Task) -> Tensor:
 def ranked(scores: Scores) -> Method:
     """The shortest beginning of a ranking that passes."""
 
-    def find(task: Task) -> Tensor | None:
+    def find(tasks: Sequence[Task]) -> list[Tensor | None]:
+        return [shortest(task) for task in tasks]
+
+    def shortest(task: Task) -> Tensor | None:
         ranking = scores(task).argsort(descending=True, stable=True)
         parts, model = _parts(task)
         check, further = (Check(parts, model, _drawn(task, parts)) for _ in range(2))
@@ -119,11 +123,17 @@ def searched(scores: Scores, *, budgets: bool) -> Method:
         budgets: Whether only one number for each layer is learned.
     """
 
-    def find(task: Task) -> Tensor | None:
-        parts, model = _parts(task)
+    def find(tasks: Sequence[Task]) -> list[Tensor | None]:
+        _, model = _parts(tasks[0])
+        problems = [problem(task) for task in tasks]
+        sets = (each.keep for each in search(problems, model, SETTINGS, tasks[0].progress))
+        return [keep if float(keep.float().mean()) < LARGEST else None for keep in sets]
+
+    def problem(task: Task) -> Problem:
+        parts, _ = _parts(task)
         scorer = Scorer(_normal(scores(task), task, by_layer=budgets), task, budgets=budgets)
         checks = _checks(task)
-        problem = Problem(
+        return Problem(
             parts=parts,
             scorer=scorer,
             steps=_kinds(task),
@@ -132,8 +142,6 @@ def searched(scores: Scores, *, budgets: bool) -> Method:
             share=None,
             rng=task.rng,
         )
-        (found,) = search([problem], model, SETTINGS, task.progress)
-        return found.keep if float(found.keep.float().mean()) < LARGEST else None
 
     return find
 

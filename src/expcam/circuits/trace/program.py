@@ -1,7 +1,7 @@
 """A classifier as a program: the graph of tensor operations that it executes."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import CellType, FunctionType, MethodType
 from typing import Any
@@ -115,9 +115,7 @@ class Interpreter(fx.Interpreter):
 
     def logits(self, arguments: Sequence[Any]) -> Tensor:
         """The same, of all that the graph takes (see `Program.arguments`)."""
-        result = self.run(*arguments)
-        logits: Tensor = result[0] if isinstance(result, tuple | list) else result
-        return logits
+        return _logits(self.run(*arguments))
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one operation; called by torch."""
@@ -127,6 +125,54 @@ class Interpreter(fx.Interpreter):
         result = self._override[n](call) if n in self._override else call.run()
         if self._observe is not None:
             self._observe(call, result)
+        return result
+
+
+def _logits(result: Any) -> Tensor:
+    logits: Tensor = result[0] if isinstance(result, tuple | list) else result
+    return logits
+
+
+class Branching(Interpreter):
+    """Runs a program once, and once more from each change of a result on, without gradients.
+
+    What comes before a change is run once for all of them.
+    """
+
+    def branches(
+        self, arguments: Sequence[Any], changes: Iterable[tuple[fx.Node, Callable[[Any], Any]]]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Logits that the program gives after each change alone.
+
+        Args:
+            arguments: What the graph takes (see `Program.arguments`).
+            changes: An operation, and what turns its result into another one.
+
+        Yields:
+            The number of the change, and logits ``(batch, classes)``; changes come in the order of
+            their operations.
+        """
+        by_node: dict[fx.Node, list[tuple[int, Callable[[Any], Any]]]] = {}
+        for number, (n, change) in enumerate(changes):
+            by_node.setdefault(n, []).append((number, change))
+        nodes = list(self.program.module.graph.nodes)
+        self.args_iter = iter(arguments)
+        trunk: dict[fx.Node, Any] = {}
+        for place, n in enumerate(nodes):
+            self.env = trunk
+            trunk[n] = self._advanced(n)
+            for number, change in by_node.get(n, ()):
+                self.env = {**trunk, n: change(trunk[n])}
+                for later in nodes[place + 1 :]:
+                    self.env[later] = self._advanced(later)
+                yield number, _logits(self.env[nodes[-1]])
+
+    def _advanced(self, n: fx.Node) -> Any:
+        """The result of an operation; what no later one reads is forgotten."""
+        with torch.no_grad():
+            result = self.run_node(n)
+        for read in self.user_to_last_uses.get(n, ()):
+            self.env.pop(read, None)
         return result
 
 
