@@ -83,7 +83,7 @@ def test_a_photograph_to_a_page(tmp_path: Path) -> None:
         "wrong class  at least",
         "published readout: a hypothesis",
         "claims       ",
-        "tested       alone",
+        "tested       all others at zero: ",
         "Grad-CAM",
         str(out),
     ):
@@ -114,7 +114,7 @@ def test_a_mask_that_does_not_keep_the_label_is_said_so(tmp_path: Path, command:
     out = tmp_path / "g.html"
     result = command(
         EXAMPLES / "cat.jpg", "--out", out, "--model", "bundled", "--target", "school bus",
-        "--area", 0.001, "--baselines", "none",
+        "--area", 0.001, "--baselines", "none", "--circuit", "readout", "--no-verify",
     )  # fmt: skip
     assert result.returncode == 3  # of four pixels none is a school bus
     assert "label kept   NO" in result.stdout
@@ -157,7 +157,8 @@ def test_the_image_is_decoded_once_and_no_global_state_is_left(
     monkeypatch.setattr(Image, "open", lambda file: opened.append(file) or usual(file))
     result = command(
         EXAMPLES / "cat.jpg", "--out", tmp_path / "g.csv", "--model", "bundled",
-        "--objective", "sufficient", "--baselines", "gradcam", "--no-verify",
+        "--objective", "sufficient", "--baselines", "gradcam", "--circuit", "readout",
+        "--no-verify",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert opened == [EXAMPLES / "cat.jpg"]
@@ -168,6 +169,7 @@ def test_what_is_asked_of_the_mask(tmp_path: Path, command: Command) -> None:
     result = command(
         EXAMPLES / "coffee.jpg", "--out", tmp_path / "g.json", "--model", "bundled", "--area", 0.05,
         "--contrast", "teapot", "--objective", "sufficient", "--baselines", "none", "--json",
+        "--circuit", "readout", "--no-verify",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
@@ -273,6 +275,7 @@ def test_interrupted_it_ends_cleanly(tmp_path: Path) -> None:
 def test_what_the_demo_shows_is_right_and_sure(tmp_path: Path) -> None:
     result = run(
         EXAMPLES / "panda.jpg", "--out", tmp_path / "g.json", "--json", "--baselines", "none",
+        "--circuit", "readout", "--no-verify",
     )  # fmt: skip
     found = json.loads(result.stdout)
     assert found["label_name"] == "giant panda"
@@ -288,7 +291,7 @@ def test_real_weights_on_a_real_photograph(model: str, shared: Path, tmp_path: P
     out = tmp_path / "g.html"
     result = run(
         photo, "--out", out, "--model", model, "--weights", shared / f"models/{model}.safetensors",
-        "--json", "--baselines", "gradcam",
+        "--json", "--baselines", "gradcam", "--circuit", "readout", "--no-verify",
     )  # fmt: skip
     found = json.loads(result.stdout)
     assert found["label_name"] == "macaque"

@@ -60,7 +60,7 @@ def test_the_lines_tell_what_was_found(
     assert found["class"].startswith("cat, confidence")
     assert found["circuit"].endswith("layers, published readout: a hypothesis")
     assert "readout" not in found
-    assert found["tested"].startswith("alone")
+    assert found["tested"].startswith("all others at zero: ")
     assert "not tried: " in found["claims"]
     assert found["instances"].startswith("2 more")
     assert found["written"] == "g.html in 2 s"

@@ -186,12 +186,13 @@ def claims_line(check: CircuitCheck) -> str:
 
 
 def circuit_figures(check: CircuitCheck) -> str:
-    """The same in one line."""
+    """The same in one line, which says that it is of zero ablation: claims have references."""
     ours, random = _kept(check)
     good = check.controls_as_good("zero")
     return (
-        f"alone {ours['faithfulness']:.2f} of the logit (random {random['faithfulness']:.2f}), "
-        f"label {'kept' if ours['label_kept'] == 1 else 'LOST'}; without it "
+        f"all others at zero: {ours['faithfulness']:.2f} of the logit "
+        f"(random {random['faithfulness']:.2f}), "
+        f"label {'kept' if ours['label_kept'] == 1 else 'LOST'}; only it at zero: "
         f"{ours['completeness']:.2f} (random {random['completeness']:.2f}); "
         f"controls as good over all sizes: {', '.join(good) or 'none'}"
     )
