@@ -209,3 +209,17 @@ class Twice(Mixes):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.fc((self.conv(x) + self.conv(x)).mean((2, 3)))
         return logits
+
+
+class Windows(nn.Module):
+    """A convolution of windows that lie side by side in the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.first(x).view(-1, 4, 2, 2, 4).permute(0, 2, 1, 3, 4).flatten(0, 1)
+        logits: Tensor = self.head(self.second(a).view(-1, 2, 4, 8).mean((1, 3)))
+        return logits

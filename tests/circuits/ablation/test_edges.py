@@ -9,7 +9,7 @@ from expcam.circuits.ablation.edges import Edges, edge_scores, edge_wiring, laye
 from expcam.circuits.scores import EDGE_SCORES, EdgeScore
 from expcam.classifier.frozen import frozen
 from expcam.errors import WiringError
-from tests.circuits.blocks import COLOURS, Attention
+from tests.circuits.blocks import COLOURS, Attention, Windows
 
 ALL = {"conv1": torch.ones(2, 3), "conv2": torch.ones(2, 2), "fc": torch.ones(2, 2)}
 
@@ -52,6 +52,18 @@ def test_scores_of_all_edges_by_hand(micro: expcam.Classifier) -> None:
     # conv2's channels reach it by 1/2 · 1/2 and -1 · 2; it reads a1 = (2, 4).
     conv2 = scores["gradient×activation"]["conv2"]
     assert conv2.tolist() == pytest.approx(torch.tensor([[0.5, 0.5], [4, 8]]), rel=1e-3)
+
+
+def test_signed_scores_look_at_every_window_in_the_batch() -> None:
+    module, x = Windows().double().eval(), torch.rand(1, 3, 4, 4).double()
+    with frozen(module), torch.no_grad():
+        wiring = edge_wiring(module, x)
+        arguments = wiring.program.arguments(module, x)
+        scores = {"signed": EdgeScore(lambda edges: edges.signed)}
+        signed = edge_scores(wiring, arguments, 0, scores)["signed"]
+        given = layer_run(wiring, arguments).given["second"]
+    assert len(given) == 2
+    torch.testing.assert_close(signed["second"].sum(1) + module.second.bias, given.mean((0, 2, 3)))
 
 
 def test_weights_times_gradients_are_first_order_effects(bundled: expcam.Classifier) -> None:

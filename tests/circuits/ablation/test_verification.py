@@ -210,6 +210,11 @@ def test_bad_options(
         expcam.verify_circuit(bundled, cat_circuit, [])
     with pytest.raises(OptionError, match="sizes are shares"):
         expcam.verify_circuit(bundled, cat_circuit, [cat], sizes=[0.5, 1.5])
+    mixed = [cat, torch.zeros(3, 32, 32)]
+    with pytest.raises(
+        OptionError, match=r"image 1 is \(3, 32, 32\), the explained image \(3, 64, "
+    ):
+        expcam.verify_circuit(bundled, cat_circuit, mixed)
     micro.name = bundled.name
     with pytest.raises(OptionError, match="is not in this classifier"):
         expcam.verify_circuit(micro, cat_circuit, [torch.ones(3, 2, 2)])

@@ -103,6 +103,9 @@ def test_what_is_wrong_is_said_before_work(
         expcam.discover_circuit(detector, [red, blue])
     with pytest.raises(OptionError, match=r"reference 0 is \(3, 16, 16\)"):
         expcam.discover_circuit(detector, red, reference=[torch.zeros(3, 16, 16)])
+    smaller = keeping_red(detector, red_square()[:, :16])
+    with pytest.raises(OptionError, match=r"explanation 1 is \(3, 16, 32\), the explained image"):
+        expcam.discover_circuit(detector, [red, smaller])
     other = expcam.Classifier(RedDetector().eval(), lambda image: image, name="another")
     with pytest.raises(OptionError, match="is of classifier `detector`"):
         expcam.discover_circuit(other, red)

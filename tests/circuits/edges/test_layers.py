@@ -342,22 +342,8 @@ def test_contributions_through_attention_of_any_form_add_up(way: str) -> None:
     assert largest_error(module, e) < 1e-9
 
 
-class Windows(nn.Module):
-    """A convolution of windows that lie side by side in the batch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
-        self.head = nn.Linear(4, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        a = self.first(x).view(-1, 4, 2, 2, 4).permute(0, 2, 1, 3, 4).flatten(0, 1)
-        logits: Tensor = self.head(self.second(a).view(-1, 2, 4, 8).mean((1, 3)))
-        return logits
-
-
 def test_contributions_to_a_convolution_of_windows_add_up() -> None:
-    assert largest_error(Windows().double().eval(), torch.rand(1, 3, 4, 4).double()) < 1e-9
+    assert largest_error(blocks.Windows().double().eval(), torch.rand(1, 3, 4, 4).double()) < 1e-9
 
 
 def test_heads_that_are_not_told_apart_are_refused() -> None:

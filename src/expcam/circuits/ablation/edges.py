@@ -187,7 +187,6 @@ class Edges:
         check_known((node for node in circuit.graph if node[0] != INPUT), counts)
         return _edges_of(self._module, self._x, circuit, self.shapes)
 
-    @torch.no_grad()
     def against(self, references: Sequence[Tensor], *, averaged: bool) -> LogitsOf:
         """The test by one reference.
 
@@ -196,19 +195,26 @@ class Edges:
                 the mean colour.
             averaged: Is of no account here.
         """
-        images = references or [torch.zeros_like(self._x)]
-        reference = averaged_run(
-            [layer_run(self._wiring, self._arguments(self._module, x)) for x in images]
+        seen = self.seen_on(references or [torch.zeros_like(self._x)])
+        return lambda keeps: torch.cat([self.logits(keep, seen, self._x) for keep in keeps])
+
+    @torch.no_grad()
+    def seen_on(self, references: Sequence[Tensor]) -> LayerRun:
+        """What layers read on average over some images, and what they give on that."""
+        return averaged_run(
+            [layer_run(self._wiring, self._arguments(self._module, x)) for x in references]
         )
-        arguments = self._arguments(self._module, self._x)
 
-        @torch.no_grad()
-        def logits_of(keeps: Sequence[Keep]) -> Tensor:
-            return torch.cat(
-                [with_edges(self._wiring, arguments, reference, keep) for keep in keeps]
-            )
+    @torch.no_grad()
+    def logits(self, keep: Keep, seen: LayerRun, x: Tensor) -> Tensor:
+        """Logits ``(1, classes)`` of an image with only some edges kept.
 
-        return logits_of
+        Args:
+            keep: These edges.
+            seen: What is seen across all others.
+            x: Normalised image ``(channels, H, W)``.
+        """
+        return with_edges(self._wiring, self._arguments(self._module, x), seen, keep)
 
     def _arguments(self, module: nn.Module, x: Tensor) -> list[Any]:
         return self._wiring.program.arguments(module, in_dtype_of(module, x)[None])
@@ -279,9 +285,12 @@ def _signed(weight: Tensor, read: Tensor, n: fx.Node) -> Tensor:
     if operation(n) != "conv2d":
         return weight * _channels_first(read, n).mean(1)
     stride, padding, dilation, groups = convolution_options(n.args[3:], n.kwargs)
-    seen = unfolded(read[0][:, None], weight.shape[2:], stride, padding, dilation).mean(2)
+    # Windows may lie side by side in the batch.
+    seen = unfolded(read.flatten(0, 1)[:, None], weight.shape[2:], stride, padding, dilation)
+    seen = seen.unflatten(0, read.shape[:2]).mean((0, 3))
     per_target = seen.view(groups, -1, seen.shape[1]).repeat_interleave(len(weight) // groups, 0)
-    return (weight.flatten(2) * per_target).sum(2)
+    signed: Tensor = (weight.flatten(2) * per_target).sum(2)
+    return signed
 
 
 def _gradients(

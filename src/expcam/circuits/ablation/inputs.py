@@ -65,6 +65,22 @@ def input_of(classifier: Classifier, explanation: Explanation) -> Tensor:
     return torch.from_numpy(explanation.input).to(classifier.device)
 
 
+def check_sizes(what: str, images: Sequence[Tensor], size: torch.Size) -> None:
+    """Raise `OptionError` where images ``(channels, H, W)`` are not of one size.
+
+    Args:
+        what: What an image of them is called.
+        images: Normalised.
+        size: That of the explained image.
+    """
+    for place, each in enumerate(images):
+        if each.shape != size:
+            raise OptionError(
+                f"{what} {place} is {tuple(each.shape)}, the explained image {tuple(size)}: "
+                "give images of one size"
+            )
+
+
 def photographs(
     classifier: Classifier, reference: Sequence[ImageSource | Tensor], x: Tensor
 ) -> Tensor:
@@ -74,11 +90,7 @@ def photographs(
         OptionError: They are of another size.
     """
     prepared = [classifier.prepare(each).input for each in reference]
-    for place, each in enumerate(prepared):
-        if each.shape != x.shape:
-            raise OptionError(
-                f"reference {place} is {tuple(each.shape)}, the explained image {tuple(x.shape)}"
-            )
+    check_sizes("reference", prepared, x.shape)
     return torch.stack(prepared) if prepared else x.new_zeros(0, *x.shape)
 
 

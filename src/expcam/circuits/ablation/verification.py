@@ -14,7 +14,7 @@ from expcam.circuits.ablation.choices import Choice, LogitsOf, choices, matched
 from expcam.circuits.ablation.claims import COLUMNS, Claims, by_reference, kinds_for
 from expcam.circuits.ablation.edges import Edges
 from expcam.circuits.ablation.gates import Gates
-from expcam.circuits.ablation.inputs import Subject, photographs, subject_of
+from expcam.circuits.ablation.inputs import Subject, check_sizes, photographs, subject_of
 from expcam.circuits.ablation.nodes import Nodes
 from expcam.circuits.ablation.references import kinds_of
 from expcam.circuits.ablation.trials import Asked, Trials
@@ -242,6 +242,7 @@ def verify_circuit(
     }
     with frozen(classifier.network) as module:
         subjects = [_subject_of(classifier, circuit, image) for image in images]
+        check_sizes("image", [subject.x for subject in subjects], subjects[0].x.shape)
         photos = photographs(classifier, reference, subjects[0].x)
         shuffled = weight_randomised(unwrapped(classifier.module), rng)
         control = classifier.with_module(shuffled).network

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from expcam.circuits.ablation.gates import Gates
-from expcam.circuits.ablation.inputs import input_of, photographs, subject_of
+from expcam.circuits.ablation.inputs import check_sizes, input_of, photographs, subject_of
 from expcam.circuits.ablation.references import kinds_of
 from expcam.circuits.ablation.trials import Asked, Trials
 from expcam.circuits.circuit import Circuit, check_classifier
@@ -91,6 +91,7 @@ def discover_circuit(
         kinds = kinds_of(photos)
         rng = torch.Generator().manual_seed(seed)
         subjects = [subject_of(classifier, each, whole_image=whole_image) for each in explanations]
+        check_sizes("explanation", [each.x for each in subjects], x.shape)
         trials = Trials.of(gates, asked, subjects, photos, kinds, rng)
         task = Task(
             trials=trials,

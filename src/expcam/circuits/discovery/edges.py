@@ -51,18 +51,16 @@ def fewest_edges(
     label = trials.asked.label
     references = [shuffled(subjects[0].without(rng), rng) for _ in range(REFERENCES)]
     try:
-        tested = [
-            Edges(classifier, classifier.network, x, label) for x in trials.perturbed[:INPUTS]
-        ]
+        edges = Edges(classifier, classifier.network, trials.perturbed[0], label)
     except WiringError:
         return circuit
-    logits_of = [each.against(references, averaged=False) for each in tested]
+    seen = edges.seen_on(references)
     for place, number in enumerate(NUMBERS):
         smaller = Circuit(_strongest(circuit.graph, number))
-        keep = tested[0].chosen(smaller)
+        keep = edges.chosen(smaller)
         _for_all_classes(keep, circuit)
-        logits = torch.cat([each([keep]) for each in logits_of])
-        holds = bool((trials.asked.margins(logits) > 0).all())
+        logits = (edges.logits(keep, seen, x) for x in trials.perturbed[:INPUTS])
+        holds = all(bool(trials.asked.says(each)) for each in logits)
         smaller.graph.graph |= {"edges_per_channel": number, "edges_hold": holds}
         progress("edges", place + 1, len(NUMBERS))
         if holds:
