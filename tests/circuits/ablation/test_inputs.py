@@ -65,6 +65,20 @@ def test_crops_show_most_of_the_image() -> None:
         assert float(crop.amax()) > 100 * LEAST_CROP**2 / 2
 
 
+def test_no_more_inputs_are_looked_at_than_it_takes() -> None:
+    asked: list[int] = []
+
+    def second(x: torch.Tensor) -> torch.Tensor:
+        asked.append(len(x))
+        return torch.arange(len(x)) % 2 == 1
+
+    assert len(perturbed_inputs([masked()], second, 4, rng())) == 4
+    assert asked == [4, 4]
+    asked.clear()
+    assert len(contrast_inputs([masked()], [], second, 4, rng())) == 4
+    assert asked == [4, 4]  # of 16
+
+
 def test_a_label_that_does_not_hold_is_no_decision() -> None:
     with pytest.raises(OptionError, match="holds its label on 0 of 8 composites of the mask only"):
         perturbed_inputs([masked()], lambda x: torch.zeros(len(x), dtype=torch.bool), 4, rng())

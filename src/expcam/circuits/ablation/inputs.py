@@ -113,14 +113,14 @@ def perturbed_inputs(
         CircuitError: The model says the class on less than half of those that are drawn.
     """
     drawn = [subjects[i % len(subjects)].perturbed(rng) for i in range(2 * count)]
-    kept = [x for x, held in zip(drawn, says(torch.stack(drawn)).tolist(), strict=True) if held]
+    kept = _first(drawn, says, count)
     if len(kept) < count:
         what = "crops of the image" if subjects[0].mask is None else "composites of the mask"
         raise CircuitError(
             f"the whole model holds its label on {len(kept)} of {len(drawn)} {what} only: there "
             "is no decision whose circuit could be looked for"
         )
-    return kept[:count]
+    return kept
 
 
 def contrast_inputs(
@@ -145,13 +145,24 @@ def contrast_inputs(
         CircuitError: The model says the class on nearly all of them.
     """
     drawn = list(_without_evidence(subjects, others, TRIES * count, rng))
-    said = says(torch.stack(drawn)).tolist()
-    kept = [x for x, held in zip(drawn, said, strict=True) if not held]
+    kept = _first(drawn, lambda x: ~says(x), count)
     if len(kept) < count:
         raise CircuitError(
             f"the whole model says the class on {len(drawn) - len(kept)} of {len(drawn)} inputs "
             "without the evidence: give reference photographs of other classes"
         )
+    return kept
+
+
+def _first(drawn: Sequence[Tensor], holds: Says, count: int) -> list[Tensor]:
+    """The first so many inputs for which something holds; the model is run on no more."""
+    kept: list[Tensor] = []
+    for start in range(0, len(drawn), count):
+        some = drawn[start : start + count]
+        held = holds(torch.stack(list(some))).tolist()
+        kept += [x for x, each in zip(some, held, strict=True) if each]
+        if len(kept) >= count:
+            break
     return kept[:count]
 
 
