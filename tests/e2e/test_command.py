@@ -96,7 +96,7 @@ def test_findings_as_json(tmp_path: Path, command: Command) -> None:
     out = tmp_path / "c.json"
     result = command(
         EXAMPLES / "cat.jpg", "--out", out, "--model", "bundled", "--json", "--baselines", "none",
-        "--circuit", "readout", "--top-k", 4,
+        "--circuit", "readout", "--top-k", 4, "--no-verify",
     )  # fmt: skip
     found = json.loads(result.stdout)
     assert result.returncode == 0
