@@ -44,6 +44,23 @@ def test_a_channel_without_which_the_label_is_lost() -> None:
     assert facts.effects["logit"].tolist() == [0, 0]
 
 
+def test_a_finding_is_lost_where_its_own_logit_is_negative() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(1, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2)
+    ).eval()
+    numbers = ([1.0], [0.0], [2.0, 0.0], [-1.0, -5.0])
+    with torch.no_grad():
+        for parameter, value in zip(net.parameters(), numbers, strict=True):
+            parameter.copy_(torch.tensor(value).view(parameter.shape))
+    x = torch.ones(1, 4, 4)
+    classifier = expcam.Classifier(net, labels=["wheel", "wing"], multi_label=True)
+    whole = keeping_everything(classifier, x, 0)
+    facts = channel_facts(classifier, [expcam.read_circuit(classifier, whole)], whole)
+    # From 1 to -1: still the highest, but no finding any more.
+    assert (facts.logit, facts.effects["logit"].tolist()) == (1, [-1])
+    assert facts.necessary == [("0", 0)]
+
+
 def test_where_a_channel_fires_in_the_photograph_and_in_the_explanation() -> None:
     classifier = expcam.Classifier(RedDetector().eval(), transform=lambda image: red_square())
     whole = keeping_everything(classifier, red_square(), 1)

@@ -140,8 +140,10 @@ def _effects(
     kept = asked.says(logits).tolist()
     rows = []
     for (layer, channel), row, holds in zip(nodes, logits, kept, strict=True):
+        others = row.clone()
+        others[label] = -torch.inf
         # With a contrast there are two classes to choose from.
-        other = int(row.argmax()) if rival is None else rival
+        other = int(others.argmax()) if rival is None else rival
         instead = classifier.label_name(label if holds else other)
         rows.append((layer, channel, float(row[label]), holds, instead))
     return pd.DataFrame(rows, columns=columns)
