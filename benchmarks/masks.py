@@ -38,7 +38,7 @@ from expcam.explain.backgrounds import evaluation_backgrounds
 from expcam.explain.compare.attributions import BASELINES
 from expcam.explain.compare.level_sets import LEVELS, level_set, smallest_level
 from expcam.explain.pixels import components
-from expcam.explain.verification import predictions
+from expcam.explain.predictions import predictions
 from expcam.search.engine import FORWARD
 
 OURS: dict[str, dict[str, Any]] = {

@@ -6,6 +6,7 @@ python benchmarks/search.py examples/cat.jpg docs/search.png
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,51 +21,39 @@ from expcam.explain.request import Request
 from expcam.progress import silent
 from expcam.search.engine import search
 from expcam.search.model import ClassifierModel
-from expcam.search.parts import Parts, Perturbation
+from expcam.search.parts import Perturbation
 from expcam.search.settings import Settings
 
 SHOWN = 3
 """So many moments before the end are shown."""
 
 
-class Watched:
-    """A model that hands on what it runs; notes each step's margins."""
-
-    def __init__(self, model: ClassifierModel, parts: Parts) -> None:
-        self.model, self.parts = model, parts
-        self.margins: list[float] = []
-
-    def with_gradient(self, inputs: Sequence[Tensor], *, smoothed: bool) -> Tensor:
-        """See `Model`."""
-        logits = self.model.with_gradient(inputs, smoothed=smoothed)
-        self.margins.append(float(self.parts.margins(logits.detach()).min()))
-        return logits
-
-    def logits(self, inputs: Sequence[Tensor]) -> Tensor:
-        """See `Model`."""
-        return self.model.logits(inputs)
-
-
 def draw(photo: Path, out: Path) -> None:
     """Search once and draw it."""
     classifier = expcam.load_classifier("bundled", device="cpu")
     masks: list[Tensor] = []
+    margins: list[float] = []
     with frozen(classifier.module), torch.enable_grad():
         request = Request()
         decision = decide(classifier, classifier.prepare(photo), request)
         allowed = torch.ones_like(decision.x[0], dtype=torch.bool)
         problem = problem_of(decision, request, allowed)
         parts = problem.parts
-        loss = parts.loss
+        loss, seen = parts.loss, parts.margins
 
-        def noted(keep: Tensor, logits: Tensor, by: Perturbation) -> Tensor:
+        def noted(keep: Tensor, output: Any, by: Perturbation) -> Tensor:
             masks.append(keep.detach())
-            return loss(keep, logits, by)
+            return loss(keep, output, by)
 
-        parts.loss = noted  # type: ignore[method-assign]
-        model = Watched(ClassifierModel(classifier), parts)
-        (found,) = search([problem], model, Settings(), silent)
-    steps = len(model.margins)
+        def compared(outputs: Sequence[Any], by: Sequence[Perturbation]) -> Tensor:
+            found = seen(outputs, by)
+            if outputs[0].logits.requires_grad:  # of a step, not of a check
+                margins.append(float(found.min()))
+            return found
+
+        parts.loss, parts.margins = noted, compared  # type: ignore[method-assign]
+        (found,) = search([problem], ClassifierModel(classifier), Settings(), silent)
+    steps = len(margins)
     each = [masks[round(step * len(masks) / steps)] for step in range(steps)]
     figure = plt.figure(figsize=(9, 6.2), layout="constrained")
     grid = figure.add_gridspec(2, SHOWN + 1, height_ratios=[1.1, 1])
@@ -89,7 +78,7 @@ def draw(photo: Path, out: Path) -> None:
         checked + 0.5, 0.6, "from here on hard masks are checked", fontsize=9, color="#4b5563"
     )
     beside = axes.twinx()
-    beside.plot(model.margins, color="#2563eb", linewidth=0.9)
+    beside.plot(margins, color="#2563eb", linewidth=0.9)
     beside.axhline(0, color="#2563eb", linewidth=0.5)
     beside.set_ylabel("lowest margin, logits", color="#2563eb")
     figure.savefig(out, dpi=110)

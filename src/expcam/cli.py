@@ -89,7 +89,9 @@ def command(
     target: Annotated[
         str | None,
         typer.Option(
-            metavar="CLASS", help="Class to explain, by name or index (else the predicted one)."
+            metavar="CLASS",
+            help="Class to explain, by name or index (else the predicted one); several with "
+            "commas count as one.",
         ),
     ] = None,
     contrast: Annotated[
@@ -110,6 +112,14 @@ def command(
             help=f"How the mask is found: {', '.join(RECIPES)}.",
         ),
     ] = DEFAULT_RECIPE,
+    match: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COSINE",
+            help="Keep the activations of the last stage so far, or of others: "
+            "0.8, or layer3=0.8,layer4=0.9.",
+        ),
+    ] = None,
     area: Annotated[
         float | None,
         typer.Option(metavar="SHARE", help="Find the best mask of this share of the pixels."),
@@ -167,7 +177,25 @@ def command(
         ),
     ] = ",".join(DEFAULT_METHODS),
     instances: Annotated[
-        bool, typer.Option("--instances", help="Also look for further objects of the class.")
+        bool, typer.Option("--instances", help="Explain each object of the class by itself.")
+    ] = False,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="L,T,R,B",
+            help="An object to be explained by itself: left, top, right and bottom in pixels of "
+            "the image as the classifier sees it. May be given again.",
+        ),
+    ] = None,
+    alternatives: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, help="Look for N other masks that keep the label without this one."
+        ),
+    ] = 0,
+    curve: Annotated[
+        bool,
+        typer.Option("--match-curve", help="Find out what keeping the activations costs in area."),
     ] = False,
     crops: Annotated[
         Path | None,
@@ -188,11 +216,21 @@ def command(
     write = writer_for(out)
     check_writable(out, folder=CSV_FILES if write is write_csv else None)
     methods = [name for name in baselines.split(",") if name and name != "none"]
-    if instances and (contrast is not None or area is not None or objective != DEFAULT_OBJECTIVE):
-        raise OptionError("--instances goes with neither --contrast nor --objective nor --area")
+    boxes = [_box(each) for each in box or []]
     mask = Request(
-        target=target, contrast=contrast, objective=objective, recipe=recipe, area=area, seed=seed
+        target=target,
+        contrast=contrast,
+        objective=objective,
+        match=None if match is None else _match(match),
+        recipe=recipe,
+        area=area,
+        seed=seed,
     )
+    plain = Request(target=target, recipe=recipe, seed=seed)
+    if (instances or boxes) and mask != plain:
+        raise OptionError(
+            "--instances and --box go with none of --contrast, --objective, --match and --area"
+        )
     photographs = [] if crops is None else photographs_in(crops)
     channels = CircuitRequest(
         first=circuit,
@@ -208,7 +246,8 @@ def command(
     with _warnings_as_lines(), _progress() as progress:
         finding = find(
             classifier, prepared, mask, channels, methods,
-            instances=instances, verify=verify, photographs=photographs,
+            instances=instances, boxes=boxes, alternatives=alternatives, curve=curve,
+            verify=verify, photographs=photographs,
             command=legible(shlex.join(["expcam-circuit", *sys.argv[1:]])), progress=progress,
         )  # fmt: skip
     from expcam.graphs.summary import as_dict, lines
@@ -259,6 +298,28 @@ def _load(
         prepared = replace(classifier.prepare(picture), source=legible(image.name))
         check_readable(classifier, prepared.input)
     return classifier, prepared
+
+
+def _match(text: str) -> float | dict[str, float]:
+    """A cosine similarity, or several as ``tap=similarity`` with commas between them."""
+    try:
+        if "=" not in text:
+            return float(text)
+        pairs = (each.partition("=") for each in text.split(","))
+        return {tap.strip(): float(value) for tap, _, value in pairs}
+    except ValueError:
+        raise OptionError(
+            f"match `{text}` is no cosine similarity: 0.8, for instance, or layer3=0.8,layer4=0.9"
+        ) from None
+
+
+def _box(text: str) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom, with commas between them."""
+    try:
+        left, top, right, bottom = map(float, text.split(","))
+    except ValueError:
+        raise OptionError(f"box `{text}` is not left,top,right,bottom in pixels") from None
+    return left, top, right, bottom
 
 
 @contextmanager

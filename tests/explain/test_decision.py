@@ -19,10 +19,10 @@ def decided(classifier: expcam.Classifier, **asked: object) -> Decision:
 def test_the_predicted_class_by_hand(detector: expcam.Classifier) -> None:
     decision = decided(detector)
     # 64 of 1024 pixels have red 2, times 64.
-    assert decision.logits.tolist() == pytest.approx([2.0, 8.0, 0.0])
+    assert decision.whole.logits.tolist() == pytest.approx([2.0, 8.0, 0.0])
     assert (decision.target, decision.label, decision.contrast) == (1, 1, None)
     assert decision.predicted
-    assert decision.confidence == pytest.approx(float(decision.logits.softmax(0)[1]))
+    assert decision.confidence == pytest.approx(float(decision.whole.logits.softmax(0)[1]))
 
 
 def test_another_class_is_not_predicted(detector: expcam.Classifier) -> None:
@@ -34,7 +34,7 @@ def test_another_class_is_not_predicted(detector: expcam.Classifier) -> None:
 def test_a_contrast_leaves_two_classes(detector: expcam.Classifier) -> None:
     decision = decided(detector, target="nothing", contrast="blue")
     assert (decision.target, decision.contrast, decision.label) == (0, 2, 1)
-    assert decision.logits.tolist() == pytest.approx([0.0, 2.0])
+    assert decision.whole.logits.tolist() == pytest.approx([0.0, 2.0])
     assert decision.predicted  # of the two
     with pytest.raises(TargetError, match="`red` cannot be compared to itself"):
         decided(detector, contrast="red")

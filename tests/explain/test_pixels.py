@@ -4,6 +4,7 @@ import torch
 import expcam
 from expcam.explain.objectives import REMOVAL
 from expcam.explain.pixels import Pixels, components
+from expcam.search.model import Seen
 from tests.helpers import red_square
 
 RED = 1
@@ -50,7 +51,9 @@ def test_kinds_of_perturbations(pixels: Pixels) -> None:
 
 def test_the_margin_over_the_best_other_class(pixels: Pixels) -> None:
     logits = torch.tensor([[1.0, 5.0, 3.0], [4.0, 1.0, 3.5]])
-    assert pixels.margins(logits).tolist() == [2.0, -3.0]
+    zero = pixels.perturbation("zero", torch.Generator())
+    seen = [Seen(row, {}) for row in logits]
+    assert pixels.margins(seen, [zero, zero]).tolist() == [2.0, -3.0]
 
 
 def test_cells_are_the_blocks_that_a_mask_touches_and_its_components(pixels: Pixels) -> None:

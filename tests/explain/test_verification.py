@@ -2,8 +2,12 @@ import pytest
 import torch
 
 import expcam
+from expcam.classifier.frozen import frozen
 from expcam.explain.backgrounds import DRAWS, evaluation_backgrounds, evaluation_draws
-from expcam.explain.verification import keeps, verify
+from expcam.explain.decision import decide
+from expcam.explain.predictions import keeps
+from expcam.explain.request import Request
+from expcam.explain.verification import verify
 from tests.helpers import red_square
 
 RED = 1
@@ -24,13 +28,19 @@ def test_keeps_looks_at_every_mask_on_every_background(detector: expcam.Classifi
 
 
 def test_verify_by_hand(detector: expcam.Classifier) -> None:
-    found = verify(detector, red_square(), square(), RED)
+    with frozen(detector.module):
+        decision = decide(detector, detector.prepare(red_square()), Request(target=RED))
+        found = verify(decision, square())
     assert found.area == 64 / 1024
     assert found.kept
     assert found.necessary
     # The mean of the square's red is 2 · 64/1024, times 64 is the logit 8, against 2 and 0.
     expected = torch.tensor([2.0, 8.0, 0.0]).softmax(0)[1]
     assert found.confidence == pytest.approx(float(expected))
+    # All of the image's red is in the square: nothing is lost. The control is moved elsewhere.
+    assert found.match.last == pytest.approx(1)
+    assert found.match.divergence == pytest.approx(0, abs=1e-6)
+    assert set(found.match_controls) == {"moved", "gradcam"}
 
 
 def test_the_draws_are_none_of_the_others_and_repeat_with_the_seed() -> None:

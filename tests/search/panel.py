@@ -36,11 +36,12 @@ class Panel:
         keep = 1 - keep if by.removal else keep
         return keep + (1 - keep) * by.value
 
-    def loss(self, keep: Tensor, logits: Tensor, by: Perturbation) -> Tensor:
-        return torch.nn.functional.softplus(self.margins(logits[None])[0] * (2 * by.removal - 1))
+    def loss(self, keep: Tensor, output: Tensor, by: Perturbation) -> Tensor:
+        return torch.nn.functional.softplus((output[1] - output[0]) * (2 * by.removal - 1))
 
-    def margins(self, logits: Tensor) -> Tensor:
-        return logits[:, 1] - logits[:, 0]
+    def margins(self, outputs: Sequence[Tensor], by: Sequence[Perturbation]) -> Tensor:
+        assert len(outputs) == len(by)
+        return torch.stack([output[1] - output[0] for output in outputs])
 
     def cells(self, keep: Tensor, size: int) -> Tensor:
         blocks = torch.arange(len(keep)) // size
@@ -56,20 +57,20 @@ class PanelModel:
         self.smoothed: list[bool] = []
         self.whole: list[bool] = []
 
-    def with_gradient(self, inputs: Sequence[Tensor], *, smoothed: bool) -> Tensor:
+    def with_gradient(self, inputs: Sequence[Tensor], *, smoothed: bool) -> Sequence[Tensor]:
         self.steps += len(inputs)
         self.smoothed.append(smoothed)
         # What soft masks leave of zeros and ones lies between 0 and 1, noise does not.
         self.whole.append(all(bool(((x >= 0) & (x <= 1)).all()) for x in inputs))
         return self._logits(inputs)
 
-    def logits(self, inputs: Sequence[Tensor]) -> Tensor:
+    def outputs(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         self.checks += len(inputs)
         return self._logits(inputs)
 
-    def _logits(self, inputs: Sequence[Tensor]) -> Tensor:
+    def _logits(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         total = torch.stack(list(inputs)) @ self.panel.weights - self.panel.threshold
-        return torch.stack([torch.zeros_like(total), total], 1)
+        return torch.stack([torch.zeros_like(total), total], 1).unbind()
 
 
 class FreeScores:

@@ -48,8 +48,8 @@ def test_noise_asks_for_a_margin_that_holds_on_draws_never_seen() -> None:
     held = {}
     for name, end in {"grey": grey, "robust": robust}.items():
         draws = [panel.perturbation("noise", rng) for _ in range(200)]
-        logits = PanelModel(panel).logits([panel.perturbed(end.keep, by) for by in draws])
-        held[name] = float((panel.margins(logits) > 0).float().mean())
+        seen = PanelModel(panel).outputs([panel.perturbed(end.keep, by) for by in draws])
+        held[name] = float((panel.margins(seen, draws) > 0).float().mean())
     assert held["robust"] > 0.9 > held["grey"]
     assert robust.keep.sum() > grey.keep.sum()
 

@@ -1,9 +1,11 @@
 """The choices behind a decision: which logits compete for it.
 
 Of a classifier of one among several classes all do. Where the question is why this class rather
-than that one, only the two; where each class is a finding by itself, yes and no.
+than that one, only the two; where each class is a finding by itself, yes and no; where several
+classes mean the same, they are one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,3 +56,25 @@ class Finding:
         """
         own = logits[:, self.label]
         return torch.stack([torch.zeros_like(own), own], 1)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Several classes that count as one.
+
+    Attributes:
+        members: Their indices.
+    """
+
+    members: Sequence[int]
+
+    def logits(self, logits: Tensor) -> Tensor:
+        """Logits of the group and of each other class, from those of all ``(batch, classes)``.
+
+        The group stands first. Its logit is the logarithm of the summed exponentials of its
+        members', so that its probability is the sum of theirs.
+        """
+        others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
+        others[list(self.members)] = False
+        own = logits[:, ~others].logsumexp(1, keepdim=True)
+        return torch.cat([own, logits[:, others]], 1)

@@ -83,6 +83,34 @@ def find_class(target: object, names: Sequence[str], classifier: str) -> int:
     raise TargetError(f"unknown class `{target}` of classifier `{classifier}`{hint}")
 
 
+def find_classes(target: object, names: Sequence[str], classifier: str) -> tuple[int, ...]:
+    """The indices of one class, or of several, as a list or with commas between them.
+
+    Args:
+        target: As for `find_class`, or a list of such. A text with commas that is no label is
+            taken apart.
+        names: Those of all classes.
+        classifier: What the classifier is called.
+
+    Raises:
+        TargetError: See `find_class`; or a class is given twice, or none at all.
+    """
+    whole = isinstance(target, str) and target.strip().lower() in {name.lower() for name in names}
+    if isinstance(target, str) and not whole:
+        parts: list[object] = [part for part in target.split(",") if part.strip()] or [target]
+    elif isinstance(target, list | tuple):
+        parts = list(target)
+    else:
+        parts = [target]
+    found = tuple(find_class(part, names, classifier) for part in parts)
+    if not found:
+        raise TargetError("no class is named: the list is empty")
+    if len(set(found)) < len(found):
+        twice = next(each for each in found if found.count(each) > 1)
+        raise TargetError(f"class `{names[twice]}` is named twice")
+    return found
+
+
 def _checked(index: int, classes: int, classifier: str) -> int:
     if not 0 <= index < classes:
         raise TargetError(

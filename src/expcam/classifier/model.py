@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from expcam.classifier.choices import LEADING, Finding, Pair
+from expcam.classifier.choices import LEADING, Finding, Group, Pair
 from expcam.classifier.images import ImageSource, file_name, open_image
-from expcam.classifier.labels import Labels, find_class, label_names
+from expcam.classifier.labels import Labels, find_class, find_classes, label_names
 from expcam.classifier.network import (
     Reader,
     check_initialised,
@@ -114,7 +114,7 @@ class Classifier:
         self._normalisation = normalisation_of(transform, mean, std)
         self._multi_label = multi_label
         self._finds: bool | None = None
-        self._choice: Pair | Finding | None = None
+        self._choice: Pair | Finding | Group | None = None
         self._run_by(module)
 
     def _run_by(self, module: nn.Module) -> None:
@@ -147,7 +147,7 @@ class Classifier:
 
     @property
     def compares(self) -> bool:
-        """Whether it has only two things to choose from (see `deciding`)."""
+        """Whether it takes one decision only (see `deciding`)."""
         return self._choice is not None
 
     @property
@@ -221,8 +221,8 @@ class Classifier:
     def logits(self, x: Tensor) -> Tensor:
         """Logits ``(batch, classes)`` of normalised images ``(batch, channels, H, W)``.
 
-        They have the images' dtype. With only two things to choose from (see `deciding`) there
-        are two.
+        They have the images' dtype. Where it takes one decision only (see `deciding`) they are
+        of what there is to choose from.
 
         Raises:
             ClassifierError: The module does not give one finite row of logits per image.
@@ -304,30 +304,40 @@ class Classifier:
 
     def between(self, first: int, second: int) -> "Classifier":
         """The same classifier when it has only two classes to choose from; see `Pair.logits`."""
-        pair = copy.copy(self)
-        pair._choice = Pair(first, second)
-        return pair
+        return self._with(Pair(first, second))
 
     def deciding(
-        self, label: int, contrast: int | None, *, multi_label: bool
+        self,
+        label: int,
+        contrast: int | None = None,
+        group: Sequence[int] = (),
+        *,
+        multi_label: bool,
     ) -> tuple["Classifier", int]:
         """The classifier that has one decision to take, and the place of the class in its logits.
 
         With a ``contrast`` it has only the two classes to choose from; of a ``multi_label`` one
-        only yes and no. The logit of the class then stands at index `LEADING`.
+        only yes and no. The logit of the class then stands at index `LEADING`. A ``group`` stands
+        first, all other classes behind it.
 
         Args:
             label: Index of the class.
             contrast: Index of the only one that it is compared to; None for no such one.
+            group: Indices of the classes that count as one, ``label`` among them; empty for none.
             multi_label: See `is_multi_label`.
         """
         if contrast is not None:
             return self.between(label, contrast), LEADING
-        if not multi_label:
-            return self, label
-        alone = copy.copy(self)
-        alone._choice = Finding(label)
-        return alone, LEADING
+        if group:
+            return self._with(Group(tuple(group))), 0
+        if multi_label:
+            return self._with(Finding(label)), LEADING
+        return self, label
+
+    def _with(self, choice: Pair | Finding | Group) -> "Classifier":
+        other = copy.copy(self)
+        other._choice = choice
+        return other
 
     def label_name(self, label: int) -> str:
         """The readable name of a class index."""
@@ -343,7 +353,23 @@ class Classifier:
         Raises:
             TargetError: No such class, or several of that name.
         """
-        return find_class(target, [self.label_name(i) for i in range(classes)], self.name)
+        return find_class(target, self._names(classes), self.name)
+
+    def class_indices(self, target: object, classes: int) -> tuple[int, ...]:
+        """The indices of one class, or of several that are given as a list or with commas.
+
+        Args:
+            target: As for `class_index`; a list of such; or labels with commas between them,
+                where all of it is not itself a label.
+            classes: How many logits the classifier has.
+
+        Raises:
+            TargetError: No such class, several of that name, one given twice, or an empty list.
+        """
+        return find_classes(target, self._names(classes), self.name)
+
+    def _names(self, classes: int) -> list[str]:
+        return [self.label_name(i) for i in range(classes)]
 
 
 def _weights(module: nn.Module) -> Iterator[Tensor]:

@@ -148,27 +148,25 @@ def without_batch_norms(module: nn.Module) -> nn.Module:
     if hooked or not any(isinstance(each, nn.BatchNorm2d) for each in parts):
         return module
     own = copy.deepcopy(module)
-    graph = fold_batch_norms(own)
-    if graph is None:
+    if not fold_batch_norms(own):
         return module
     for parameter in own.parameters():
         parameter.requires_grad_(False)
-    return fx.GraphModule(own, graph).to(memory_format=torch.channels_last)
+    return own.to(memory_format=torch.channels_last)
 
 
-def fold_batch_norms(module: nn.Module) -> fx.Graph | None:
+def fold_batch_norms(module: nn.Module) -> bool:
     """Fold a module's batch norms into the convolutions before them, in the module itself.
 
-    Returns:
-        The calls that the module makes; None where nothing was folded.
+    Its parts keep their names. Returns whether there was anything to fold.
     """
     try:
         graph = _Layers().trace(module)
     except Exception:  # whatever a module does that cannot be traced
-        return None
+        return False
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     folded = [_fold(module, node, calls) for node in graph.nodes]
-    return graph if any(folded) else None
+    return any(folded)
 
 
 def _fold(module: nn.Module, node: fx.Node, calls: Counter[Any]) -> bool:

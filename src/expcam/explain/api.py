@@ -1,7 +1,7 @@
 """From an image to its explanation: the functions that users call."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +21,7 @@ from expcam.explain.compare.attributions import centred_disc, gradcam
 from expcam.explain.decision import LOOK, Decision, decide
 from expcam.explain.explanation import Explanation
 from expcam.explain.generators import MaskScorer, fitted
+from expcam.explain.match import Matching
 from expcam.explain.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
 from expcam.explain.pixels import Pixels
 from expcam.explain.published import PublishedRecipe, solve_published
@@ -29,30 +30,30 @@ from expcam.explain.request import (
     PUBLISHED_RECIPE,
     RECIPES,
     Request,
+    Target,
     Targets,
     for_each,
 )
-from expcam.explain.verification import verify
+from expcam.explain.verification import GUESS, verify
 from expcam.progress import Progress, silent
 from expcam.search.bounds import lower_bound
-from expcam.search.engine import FORWARD, Found, Problem, search
+from expcam.search.engine import Found, Problem, search
 from expcam.search.model import ClassifierModel, out_of_memory
 from expcam.search.settings import Settings
 
 CHUNKS = {"cpu": 4}
 CHUNK = 32
 """Images solved together: on a CPU a few fill the cores, and more only fill its memory."""
-GUESS = 1 + FORWARD
-"""What `first_guess` costs: two forward passes and a backward pass."""
 
 
 def explain_image(
     classifier: Classifier,
     image: ImageSource | Tensor | Prepared,
     *,
-    target: int | str | None = None,
+    target: Target = None,
     contrast: int | str | None = None,
     objective: str = DEFAULT_OBJECTIVE,
+    match: float | Mapping[str, float] | None = None,
     area: float | None = None,
     recipe: str = DEFAULT_RECIPE,
     seed: int = 0,
@@ -64,12 +65,18 @@ def explain_image(
         classifier: The classifier; it is left as it was found.
         image: A path, PIL image, array (see `open_image`), normalised tensor
             ``(channels, H, W)``, or what `Classifier.prepare` gave.
-        target: Class to explain, by index or label; None for the predicted one.
+        target: Class to explain, by index or label; None for the predicted one. A list of them, or
+            labels with commas, is a group that counts as one class with their summed probability.
         contrast: A second class: explain why ``target`` rather than this one, as if the
             classifier had only the two to choose from. None for all classes.
         objective: What the mask must do, a key of `OBJECTIVES`: ``robust`` (keep the label on
             any background), ``sufficient`` (on the mean colour), ``necessary`` (the label is lost
-            without its pixels), ``both`` (robust and necessary).
+            without its pixels), ``both`` (robust and necessary), ``matching`` (robust, and keep
+            the activations as far as ``match`` says).
+        match: The least cosine similarity that the activations on the explanation, averaged over
+            space, are to have to those on the image, above 0 and below 1: at the last tap, or a
+            dictionary by tap (see `Explanation.match`). It makes the objective ``matching``,
+            whose default is 0.8.
         area: The share of pixels that the mask is to have, in (0, 1]: the best mask of that
             size. None for the smallest mask that does what was asked.
         recipe: A key of `RECIPES`.
@@ -85,9 +92,10 @@ def explain_image(
     (explanation,) = explain_images(
         classifier,
         [image],
-        target=target,
-        contrast=contrast,
+        target=[target],
+        contrast=[contrast],
         objective=objective,
+        match=match,
         area=area,
         recipe=recipe,
         seed=seed,
@@ -103,6 +111,7 @@ def explain_images(
     target: Targets = None,
     contrast: Targets = None,
     objective: str = DEFAULT_OBJECTIVE,
+    match: float | Mapping[str, float] | None = None,
     area: float | None = None,
     recipe: str = DEFAULT_RECIPE,
     seed: int = 0,
@@ -120,9 +129,11 @@ def explain_images(
         classifier: The classifier; it is left as it was found.
         images: A list or another iterable of images, each as for `explain_image`; a batch of
             normalised tensors ``(n, channels, H, W)`` or of arrays ``(n, H, W, 3)``.
-        target: One class for all images, or one for each; None for the predicted one.
+        target: One class for all images, or one for each, of which each may be a list of classes
+            that count as one; None for the predicted one.
         contrast: One for all images, or one for each; see `explain_image`, as for what follows.
         objective: See `explain_image`.
+        match: See `explain_image`.
         area: See `explain_image`.
         recipe: A key of `RECIPES`.
         seed: From 0 below 2³¹.
@@ -133,7 +144,7 @@ def explain_images(
     Raises:
         OptionError: There are no images, or another number of classes; or see `explain_image`.
     """
-    request = Request(objective=objective, area=area, recipe=recipe, seed=seed)
+    request = Request(objective=objective, match=match, area=area, recipe=recipe, seed=seed)
     images = several(images)
     if not images:
         raise OptionError("no images given")
@@ -225,7 +236,9 @@ def explained(
         found = [solve_published(decision, allowed, PublishedRecipe(), request.seed, progress)]
     else:
         problems = [problem_of(decision, request, allowed) for decision in decisions]
-        found = search(problems, ClassifierModel(decisions[0].classifier), Settings(), progress)
+        first = decisions[0]
+        taps = list(first.whole.activations) if OBJECTIVES[request.objective].matching else []
+        found = search(problems, ClassifierModel(first.classifier, taps), Settings(), progress)
         found = [replace(each, passes=each.passes + GUESS) for each in found]
     return [
         _verified(decision, each, request, start, len(decisions))
@@ -238,8 +251,9 @@ def problem_of(decision: Decision, request: Request, allowed: Tensor) -> Problem
     objective = OBJECTIVES[request.objective]
     guess = first_guess(decision)
     generator = fitted(RECIPES[request.recipe], decision.x, guess, request.seed)
+    matching = None if request.match is None else Matching.of(decision.whole, request.match)
     return Problem(
-        parts=Pixels(decision.classifier, decision.x, decision.label, allowed),
+        parts=Pixels(decision.classifier, decision.x, decision.label, allowed, matching),
         scorer=MaskScorer(generator, decision.x),
         steps=objective.steps,
         checks=objective.checks,
@@ -266,8 +280,11 @@ def _verified(
 ) -> Explanation:
     """The explanation with the figures of its hard mask."""
     classifier, image = decision.classifier, decision.image
-    checked = verify(classifier, decision.x, found.keep, decision.label, request.seed)
+    checked = verify(decision, found.keep, request.seed)
     contrast = decision.contrast
+    asked: Mapping[str, float] = {}
+    if request.match is not None:
+        asked = Matching.of(decision.whole, request.match).wanted
     return Explanation(
         mask=found.keep.cpu().numpy(),
         probability=found.scores.cpu().numpy().astype(np.float32),
@@ -275,7 +292,8 @@ def _verified(
         photo=image.photo,
         input=decision.x.cpu().numpy(),
         label=decision.target,
-        label_name=classifier.label_name(decision.target),
+        label_name=decision.name,
+        group=decision.group,
         predicted=decision.predicted,
         confidence=decision.confidence,
         masked_confidence=checked.confidence,
@@ -286,10 +304,13 @@ def _verified(
         draws=checked.draws,
         draws_kept=checked.draws_kept,
         bound=lower_bound(checked.draws_kept, checked.draws),
+        match=checked.match,
+        match_controls=checked.match_controls,
+        match_asked=asked,
         # That no block as large as the image can be dropped says nothing.
         cell=found.size if found.size < max(found.keep.shape) else 0,
         seconds=(time.monotonic() - start) / together,
-        cost=LOOK + found.passes + checked.passes * FORWARD,
+        cost=LOOK + found.passes + checked.passes,
         objective=request.objective,
         contrast=contrast,
         contrast_name="" if contrast is None else classifier.label_name(contrast),

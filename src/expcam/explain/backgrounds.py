@@ -59,7 +59,7 @@ def training_rng(seed: int) -> torch.Generator:
 
 def evaluation_backgrounds(x: Tensor, seed: int) -> Tensor:
     """The backgrounds of `EVALUATION`, ``(n, channels, H, W)``, from a seed that no search uses."""
-    return draw(EVALUATION, x, _evaluation_rng(seed))
+    return draw(EVALUATION, x, evaluation_rng(seed))
 
 
 def evaluation_draws(x: Tensor, seed: int) -> Tensor:
@@ -67,10 +67,11 @@ def evaluation_draws(x: Tensor, seed: int) -> Tensor:
 
     They come from a seed that no search uses, and are none of `evaluation_backgrounds`.
     """
-    rng = _evaluation_rng(seed)
+    rng = evaluation_rng(seed)
     draw(EVALUATION, x, rng)
     return draw(["normal", "uniform"] * (DRAWS // 2), x, rng)
 
 
-def _evaluation_rng(seed: int) -> torch.Generator:
+def evaluation_rng(seed: int) -> torch.Generator:
+    """Random numbers that no search uses; ``seed`` lies below `SEEDS`."""
     return torch.Generator().manual_seed(SEEDS + seed)

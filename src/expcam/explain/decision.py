@@ -1,19 +1,29 @@
 """The decision that is explained: one classifier, one image, one class."""
 
+import warnings
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from expcam.classifier.model import Classifier, Prepared
-from expcam.errors import ClassifierError, ExpcamError, TargetError
+from expcam.errors import ClassifierError, ExpcamError, ExpcamWarning, TargetError
+from expcam.explain.explanation import Explanation
+from expcam.explain.match import Whole
 from expcam.explain.objectives import OBJECTIVES
 from expcam.explain.request import Request
 from expcam.search.engine import FORWARD
 from expcam.search.model import out_of_memory
 
-LOOK = FORWARD
-"""What `decide` costs, in forward and backward passes: a forward pass. What it finds out once of a
-classifier (see `Classifier.is_multi_label`) is not counted."""
+LOOK = 2 * FORWARD
+"""What `decide` costs, in forward and backward passes: two forward passes, one of which looks at
+the activations. What it finds out once of a classifier (see `Classifier.is_multi_label`) is not
+counted."""
+TIED = 1 / 3
+"""A class is nearly tied with another that has at least so much of its probability."""
+TOGETHER = 0.75
+"""Classes that are nearly tied have at least so much of the probability together; where they have
+less, the classifier does not know rather than being torn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,18 +34,21 @@ class Decision:
         classifier: Frozen by the caller; it takes this decision only (see `Classifier.deciding`).
         image: The image.
         target: Index of the class to be explained, among all classes.
+        group: Indices of the classes that count as one, with ``target``, the most probable of
+            them; empty where the class is asked for alone.
         contrast: Index of the class that it is compared to; None for all.
         label: Index of the class to be explained, among the classifier's logits.
-        logits: Of the whole image, ``(classes,)``, or ``(2,)`` where there are only two things to
-            choose from.
+        whole: What it computes of the whole image; the logits are of all that there is to choose
+            from, ``(classes,)``.
     """
 
     classifier: Classifier
     image: Prepared
     target: int
+    group: tuple[int, ...]
     contrast: int | None
     label: int
-    logits: Tensor
+    whole: Whole
 
     @property
     def x(self) -> Tensor:
@@ -43,14 +56,20 @@ class Decision:
         return self.image.input
 
     @property
+    def name(self) -> str:
+        """The name of the class, or of the group."""
+        names = [self.classifier.label_name(each) for each in self.group or [self.target]]
+        return " or ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+
+    @property
     def predicted(self) -> bool:
         """Whether the classifier gives the whole image the class to be explained."""
-        return int(self.logits.argmax()) == self.label
+        return int(self.whole.logits.argmax()) == self.label
 
     @property
     def confidence(self) -> float:
         """The probability of that class on the whole image."""
-        return float(self.logits.softmax(-1)[self.label])
+        return float(self.whole.logits.softmax(-1)[self.label])
 
 
 def decide(classifier: Classifier, image: Prepared, request: Request) -> Decision:
@@ -65,28 +84,70 @@ def decide(classifier: Classifier, image: Prepared, request: Request) -> Decisio
     logits = _whole(classifier, image.input)
     multi_label = classifier.is_multi_label(image.input)
     named = request.target
-    target = int(logits.argmax()) if named is None else classifier.class_index(named, len(logits))
+    members = (
+        (int(logits.argmax()),) if named is None else classifier.class_indices(named, len(logits))
+    )
+    target = max(members, key=lambda each: float(logits[each]))
+    group = members if len(members) > 1 else ()
     contrast = (
         None if request.contrast is None else classifier.class_index(request.contrast, len(logits))
     )
+    if group and (contrast is not None or multi_label):
+        other = "each class is a finding by itself" if multi_label else "a contrast is of two"
+        raise TargetError(f"several classes cannot be explained together: {other}")
     if contrast == target:
         raise TargetError(f"class `{classifier.label_name(target)}` cannot be compared to itself")
-    classifier, label = classifier.deciding(target, contrast, multi_label=multi_label)
-    logits = classifier.chosen(logits[None])[0]
+    if not group and contrast is None and not multi_label:
+        _warn_of_ties(classifier, logits, target)
+    classifier, label = classifier.deciding(target, contrast, group, multi_label=multi_label)
     decision = Decision(
         classifier=classifier,
         image=image,
         target=target,
+        group=group,
         contrast=contrast,
         label=label,
-        logits=logits,
+        whole=Whole.of(classifier, image.input),
     )
     if OBJECTIVES[request.objective].removal and not decision.predicted:
         raise TargetError(
-            f"the classifier does not say `{classifier.label_name(target)}`, so "
+            f"the classifier does not say `{decision.name}`, so "
             f"nothing is necessary for it (objective `{request.objective}`)"
         )
     return decision
+
+
+def decision_of(classifier: Classifier, explanation: Explanation) -> tuple[Classifier, int]:
+    """The classifier that takes an explanation's decision only, and the place of its class.
+
+    See `Classifier.deciding`.
+    """
+    x = torch.from_numpy(explanation.input).to(classifier.device)
+    return classifier.deciding(
+        explanation.label,
+        explanation.contrast,
+        explanation.group,
+        multi_label=classifier.is_multi_label(x),
+    )
+
+
+def _warn_of_ties(classifier: Classifier, logits: Tensor, target: int) -> None:
+    """Say which classes are nearly tied with the one that is explained, if it is the first."""
+    shares = logits.softmax(-1)
+    order = shares.argsort(descending=True).tolist()
+    tied = [each for each in order if float(shares[each]) >= TIED * float(shares[target])]
+    if order[0] != target or len(tied) < 2 or float(shares[tied].sum()) < TOGETHER:
+        return
+    names = [classifier.label_name(each) for each in tied]
+    said = ", ".join(
+        f"`{name}` {float(shares[each]):.0%}" for name, each in zip(names, tied, strict=True)
+    )
+    warnings.warn(
+        f"the label is nearly tied: {said}; the mask of one of them alone may need most of the "
+        f'pixels. If they mean the same here, ask for all as one: target "{", ".join(names)}"',
+        ExpcamWarning,
+        stacklevel=2,
+    )
 
 
 def _whole(classifier: Classifier, x: Tensor) -> Tensor:

@@ -1,23 +1,27 @@
 """What is known of one explanation, and its file."""
 
 import json
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
+from expcam.classifier.model import Prepared
 from expcam.errors import FileFormatError
+from expcam.explain.match import Match
 from expcam.explain.objectives import OBJECTIVES
 from expcam.files import written_whole
 
-FORMAT = "expcam-explanation/3"
+FORMAT = "expcam-explanation/4"
 DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile)
 """What reading a file that is none of ours, or not whole, can raise."""
 MEAN_COLOUR = (124, 116, 104)
-"""ImageNet's, which files hold no other of that were written before it was among their facts."""
+"""ImageNet's."""
 _ARRAYS = ("mask", "probability", "image", "photo", "input")
 
 
@@ -33,8 +37,9 @@ class Explanation:
         image: The photograph as the classifier sees it, uint8 ``(H, W, 3)``.
         photo: The same field of view in pixels a whole number of times finer, for display.
         input: The image, normalised: float32 ``(channels, H, W)``.
-        label: Index of the class that is explained.
-        label_name: Its name.
+        label: Index of the class that is explained; of a group that of its most probable member.
+        label_name: Its name, or the group's.
+        group: Indices of the classes that count as one; empty where there is one class only.
         predicted: Whether the classifier gives the whole image that class; it need not where
             the class was asked for. With a ``contrast``, whether it prefers it to that one.
         confidence: Its probability on the whole image; with a ``contrast``, among the two.
@@ -49,6 +54,11 @@ class Explanation:
         draws_kept: On how many of them the label is kept.
         bound: One-sided Clopper-Pearson lower bound, at 95 %, of the probability that the label
             is kept on such a background.
+        match: How alike the activations on the explanation, on the mean colour, and on the whole
+            image are.
+        match_controls: The same of masks of the same area: ``moved``, the mask itself at random
+            places, on average; ``gradcam``, the pixels of highest Grad-CAM, where there is one.
+        match_asked: The least pooled similarity that was asked for, by tap; empty where none was.
         cell: Side in pixels of the blocks at which the mask is locally minimal: no block that it
             touches and no connected component of it can be dropped without losing, on the search's
             own backgrounds, what was asked for: the label, on noise with some margin to spare. 0
@@ -74,6 +84,7 @@ class Explanation:
     input: npt.NDArray[np.float32]
     label: int
     label_name: str
+    group: tuple[int, ...]
     predicted: bool
     confidence: float
     masked_confidence: float
@@ -84,6 +95,9 @@ class Explanation:
     draws: int
     draws_kept: int
     bound: float
+    match: Match
+    match_controls: Mapping[str, Match]
+    match_asked: Mapping[str, float]
     cell: int
     seconds: float
     cost: float
@@ -100,7 +114,29 @@ class Explanation:
     def holds(self) -> bool:
         """Whether the mask does what was asked for on the mean colour; see also ``robustness``."""
         asked = OBJECTIVES[self.objective]
-        return (self.kept or not asked.keeping) and (self.necessary or not asked.removal)
+        kept, lost = self.kept or not asked.keeping, self.necessary or not asked.removal
+        return kept and lost and (self.matches or not asked.matching)
+
+    @property
+    def matches(self) -> bool:
+        """Whether the activations are kept as far as was asked for; true where nothing was."""
+        each = self.match_asked.items()
+        return all(self.match.pooled[tap] >= least for tap, least in each)
+
+    @property
+    def divergence(self) -> float:
+        """``KL(f(x) ‖ f(e))`` in nats: how far the probabilities are from the whole image's."""
+        return self.match.divergence
+
+    def prepared(self, device: torch.device) -> Prepared:
+        """The image as `Classifier.prepare` gave it, on a device."""
+        return Prepared(
+            input=torch.from_numpy(self.input).to(device),
+            picture=self.image,
+            photo=self.photo,
+            mean_colour=self.mean_colour,
+            source=self.source,
+        )
 
     def masked_image(self, outside: tuple[int, int, int] | None = None) -> Image.Image:
         """The explanation as a picture; removed pixels have the colour ``outside``.
@@ -120,11 +156,7 @@ class Explanation:
     def save(self, path: str | Path) -> None:
         """Write everything to one ``.npz`` file, whole or not at all."""
         with written_whole(path) as temporary, temporary.open("wb") as file:
-            facts = {
-                field.name: getattr(self, field.name)
-                for field in fields(self)
-                if field.name not in _ARRAYS
-            }
+            facts = {name: value for name, value in asdict(self).items() if name not in _ARRAYS}
             np.savez_compressed(
                 file,
                 facts=np.array(json.dumps({"format": FORMAT, **facts})),
@@ -151,9 +183,12 @@ class Explanation:
         found = facts.pop("format", None)
         if found != FORMAT:
             raise FileFormatError(f"`{path}` has format {found!r}; this version reads {FORMAT!r}")
-        if "mean_colour" in facts:
-            facts["mean_colour"] = tuple(facts["mean_colour"])  # JSON knows lists only
         try:
+            for name in ("mean_colour", "group"):  # JSON knows lists only
+                facts[name] = tuple(facts[name])
+            facts["match"] = Match(**facts["match"])
+            controls = facts["match_controls"].items()
+            facts["match_controls"] = {name: Match(**each) for name, each in controls}
             return cls(**facts, **arrays)
-        except TypeError as error:
+        except DAMAGED as error:
             raise FileFormatError(f"`{path}` lacks fields of its format, or has others") from error

@@ -76,16 +76,20 @@ def activation_matching(seen: Observation) -> Tensor:
     The two shallowest taps are compared by direction (1 - cosine over channels), the deeper ones
     by the squared difference after standardising each channel over space.
     """
-    names = list(seen.reference.activations)
-    total = torch.zeros((), device=seen.probability.device)
-    for depth, name in enumerate(names):
-        whole, masked = seen.reference.activations[name], seen.activations[name][:1]
+    first = {name: output[:1] for name, output in seen.activations.items()}
+    return activation_distance(seen.reference.activations, first)
+
+
+def activation_distance(whole: Mapping[str, Tensor], masked: Mapping[str, Tensor]) -> Tensor:
+    """The published distance between outputs ``(1, …)`` of the same taps, shallow to deep."""
+    distances = []
+    for depth, name in enumerate(whole):
         if depth < SHALLOW_TAPS:
-            distance = (1 - F.cosine_similarity(whole, masked, dim=1)).mean()
+            distance = (1 - F.cosine_similarity(whole[name], masked[name], dim=1)).mean()
         else:
-            distance = (_standardised(whole) - _standardised(masked)).square().mean()
-        total = total + TAP_WEIGHTS[max(0, len(TAP_WEIGHTS) - len(names) + depth)] * distance
-    return total
+            distance = (_standardised(whole[name]) - _standardised(masked[name])).square().mean()
+        distances.append(TAP_WEIGHTS[max(0, len(TAP_WEIGHTS) - len(whole) + depth)] * distance)
+    return sum(distances, torch.zeros(()))
 
 
 def cross_entropy(seen: Observation) -> Tensor:
@@ -96,7 +100,7 @@ def cross_entropy(seen: Observation) -> Tensor:
 
 def distillation(seen: Observation) -> Tensor:
     """``T² KL(softmax(f(x)/T) ‖ softmax(f(e)/T))`` of the first composite, with ``T = 2``."""
-    return KL_TEMPERATURE**2 * _divergence(
+    return KL_TEMPERATURE**2 * divergence(
         seen.reference.logits / KL_TEMPERATURE, seen.logits[:1] / KL_TEMPERATURE
     )
 
@@ -113,7 +117,7 @@ def binarity(seen: Observation) -> Tensor:
 
 def robustness(seen: Observation) -> Tensor:
     """The abductive constraint: mean over backgrounds ``r`` of ``KL(f(x) ‖ f(e_r))``."""
-    return _divergence(seen.reference.logits, seen.logits)
+    return divergence(seen.reference.logits, seen.logits)
 
 
 TERMS: dict[str, Callable[[Observation], Tensor]] = {
@@ -143,6 +147,12 @@ def _standardised(activation: Tensor) -> Tensor:
     return (activation - mean) / (deviation + 1e-5)
 
 
-def _divergence(whole: Tensor, masked: Tensor) -> Tensor:
+def divergence(whole: Tensor, masked: Tensor) -> Tensor:
+    """Mean Kullback-Leibler divergence ``KL(f(x) ‖ f(e))`` in nats.
+
+    Args:
+        whole: Logits ``(classes,)`` of the whole image.
+        masked: Of masked ones, ``(n, classes)``.
+    """
     target = whole.log_softmax(-1).expand_as(masked)
     return F.kl_div(masked.log_softmax(-1), target, reduction="batchmean", log_target=True)

@@ -10,6 +10,8 @@ EVALUATION: Sequence[str] = ("zero", "blur", *["normal"] * 3, *["uniform"] * 3)
 
 REMOVAL = "removal"
 """Stands among backgrounds for the mean colour in place of the mask's own pixels."""
+MATCH = "match"
+"""Stands among them for the mean colour, on which the activations are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +41,20 @@ class Objective:
         """Whether it must be lost when they are replaced by the mean colour."""
         return REMOVAL in self.checks
 
+    @property
+    def matching(self) -> bool:
+        """Whether it must keep the activations."""
+        return MATCH in self.checks
+
 
 STEPS: Sequence[str] = ("normal", "zero", "blur", "uniform")
 CHECKS: Sequence[str] = ("zero", "blur", *["normal"] * 7, *["uniform"] * 3)
 """Gaussian noise is mostly the hardest to withstand, and each draw is another."""
 FRESH: Sequence[str] = ("normal", "uniform") * 6
 
-
+DEFAULT_OBJECTIVE, MATCHING = "robust", "matching"
 OBJECTIVES: dict[str, Objective] = {
-    "robust": Objective(
+    DEFAULT_OBJECTIVE: Objective(
         title="that keeps the label on any background",
         steps=STEPS,
         checks=CHECKS,
@@ -69,5 +76,10 @@ OBJECTIVES: dict[str, Objective] = {
         checks=(*CHECKS, REMOVAL),
         fresh=FRESH,
     ),
+    MATCHING: Objective(
+        title="that keeps the label on any background, and the activations",
+        steps=(*STEPS, MATCH),
+        checks=(*CHECKS, MATCH),
+        fresh=FRESH,
+    ),
 }
-DEFAULT_OBJECTIVE = "robust"

@@ -10,7 +10,9 @@ from torch import Tensor
 from expcam.classifier.model import Classifier
 from expcam.explain.backgrounds import BACKGROUNDS, RANDOM
 from expcam.explain.losses import holding, losing, total_variation
-from expcam.explain.objectives import REMOVAL
+from expcam.explain.match import Matching
+from expcam.explain.objectives import MATCH, REMOVAL
+from expcam.search.model import Seen
 from expcam.search.parts import Perturbation
 
 SMOOTHNESS = 6.0
@@ -28,10 +30,18 @@ class Pixels:
         x: Normalised image ``(channels, H, W)``.
         label: Index of the class among the classifier's logits.
         allowed: Boolean ``(H, W)``; pixels that the mask may keep.
+        matching: The activations that are to be kept; None where none are asked for.
     """
 
-    def __init__(self, classifier: Classifier, x: Tensor, label: int, allowed: Tensor) -> None:
-        self.allowed = allowed
+    def __init__(
+        self,
+        classifier: Classifier,
+        x: Tensor,
+        label: int,
+        allowed: Tensor,
+        matching: Matching | None = None,
+    ) -> None:
+        self.allowed, self._matching = allowed, matching
         self._classifier, self._x, self._label = classifier, x, label
         side = min(x.shape[-2:])
         # Blocks as large as the image leave its components alone.
@@ -43,7 +53,8 @@ class Pixels:
     def perturbation(self, kind: str, rng: torch.Generator) -> Perturbation:
         """A background; or, for ``removal``, the mean colour in place of the mask's pixels."""
         removal = kind == REMOVAL
-        background = BACKGROUNDS["zero" if removal else kind](self._x, rng)
+        grey = kind in (REMOVAL, MATCH)
+        background = BACKGROUNDS["zero" if grey else kind](self._x, rng)
         return Perturbation(kind, background, random=kind in RANDOM, removal=removal)
 
     def opposite(self, drawn: Perturbation) -> Perturbation:
@@ -58,18 +69,31 @@ class Pixels:
         composite: Tensor = keep * self._x + (1 - keep) * by.value
         return composite
 
-    def loss(self, keep: Tensor, logits: Tensor, by: Perturbation) -> Tensor:
-        """Keep the label, or lose it, with a mask that varies little from pixel to pixel."""
-        chosen = self._classifier.chosen(logits[None])
-        decision = losing if by.removal else holding
-        return decision(chosen, self._label) + SMOOTHNESS * total_variation(keep)
+    def loss(self, keep: Tensor, output: Seen, by: Perturbation) -> Tensor:
+        """Do what is asked for, with a mask that varies little from pixel to pixel.
 
-    def margins(self, logits: Tensor) -> Tensor:
-        """Logit of the class less the highest other one, ``(n,)``."""
+        That is to keep the label, to lose it, or to keep the activations.
+        """
+        smooth = SMOOTHNESS * total_variation(keep)
+        if by.kind == MATCH:
+            assert self._matching is not None
+            return self._matching.loss(output.activations) + smooth
+        chosen = self._classifier.chosen(output.logits[None])
+        decision = losing if by.removal else holding
+        return decision(chosen, self._label) + smooth
+
+    def margins(self, outputs: Sequence[Seen], by: Sequence[Perturbation]) -> Tensor:
+        """Logit of the class less the highest other one; of `MATCH`, see `Matching.margin`."""
+        logits = torch.stack([seen.logits for seen in outputs])
         others = self._classifier.chosen(logits).clone()
         own = others[:, self._label].clone()
         others[:, self._label] = -torch.inf
-        return own - others.amax(-1)
+        margins = own - others.amax(-1)
+        for i, (seen, each) in enumerate(zip(outputs, by, strict=True)):
+            if each.kind == MATCH:
+                assert self._matching is not None
+                margins[i] = self._matching.margin(seen.activations)
+        return margins
 
     def cells(self, keep: Tensor, size: int) -> Tensor:
         """A mask's connected components, and its blocks of a side of ``size`` pixels."""

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from expcam.classifier.taps import stage_outputs, tapped
+from expcam.classifier.taps import tapped
 from expcam.explain import backgrounds as bg
 from expcam.explain.decision import Decision
 from expcam.explain.generators import seeded
 from expcam.explain.losses import Observation, Reference, weighted
 from expcam.explain.objectives import PUBLISHED
 from expcam.progress import Progress
-from expcam.search.engine import FORWARD, Found
+from expcam.search.engine import Found
 from expcam.search.projection import straight_through
 
 
@@ -65,14 +65,13 @@ def solve_published(
     rng = bg.training_rng(seed)
     generator = seeded(recipe.generator, x, seed)
     optimizer = torch.optim.Adam(generator.parameters(), lr=recipe.rate)
-    with torch.no_grad():
-        logits, activations = stage_outputs(classifier, x)
-    reference = Reference(logits=logits, activations=activations, label=decision.label)
+    whole = decision.whole
+    reference = Reference(logits=whole.logits, activations=whole.activations, label=decision.label)
     for step in range(recipe.steps):
         probability = torch.sigmoid(generator(x)) * allowed
         backgrounds = bg.draw(recipe.backgrounds, x, rng)
         masks = straight_through(probability).expand(len(backgrounds), 1, -1, -1)
-        with tapped(classifier.network, list(activations)) as outputs:
+        with tapped(classifier.network, list(whole.activations)) as outputs:
             logits = classifier.logits(masks * x + (1 - masks) * backgrounds)
         seen = Observation(
             probability=probability, logits=logits, activations=outputs, reference=reference
@@ -87,5 +86,5 @@ def solve_published(
         keep=probability > 0.5,
         scores=probability,
         size=0,
-        passes=recipe.steps * len(recipe.backgrounds) + FORWARD,
+        passes=float(recipe.steps * len(recipe.backgrounds)),
     )

@@ -1,21 +1,24 @@
 """What can be asked of an explanation. Importing this module does not load torch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from expcam.errors import OptionError
-from expcam.explain.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
+from expcam.explain.objectives import DEFAULT_OBJECTIVE, MATCHING, OBJECTIVES
 
 DEFAULT_RECIPE, PUBLISHED_RECIPE = "constrained", "paper"
 RECIPES = {DEFAULT_RECIPE: "autoencoder", "free": "free", PUBLISHED_RECIPE: "unet"}
 """How a mask is found, with the generator that emits it. ``constrained``: our search, which trains
 an autoencoder; ``free``: the same search with bare mask logits; ``paper``: the published recipe
 with its fixed weights."""
+DEFAULT_MATCH = 0.8
+"""The least pooled cosine similarity at the last tap, for objective `MATCHING` by itself."""
 SEEDS = 2**31
 """Seeds lie below this; a generator looks at 32 bits, and the upper half is for evaluation."""
 
 
-Target = int | str | None
+Target = int | str | Sequence[int | str] | None
+"""A class, or several that count as one."""
 Targets = Target | Iterable[Target]
 """One class for several images, or one for each."""
 
@@ -46,9 +49,11 @@ class Request:
     """What the caller asks for; see `explain_image`.
 
     Attributes:
-        target: The class to explain; None for the predicted one.
+        target: The class to explain, or several that count as one; None for the predicted one.
         contrast: The only class that it is compared to; None for all.
-        objective: A key of `OBJECTIVES`.
+        objective: A key of `OBJECTIVES`; of a request it is `MATCHING` wherever a match is given.
+        match: The least pooled cosine similarity of the activations, at the last tap or by tap;
+            None where none is asked for.
         area: The share of pixels that the mask must have; None for as few as can be.
         recipe: A key of `RECIPES`.
         seed: From 0 below `SEEDS`.
@@ -57,9 +62,10 @@ class Request:
         OptionError: For what no search can do.
     """
 
-    target: int | str | None = None
-    contrast: int | str | None = None
+    target: Target = None
+    contrast: Target = None
     objective: str = DEFAULT_OBJECTIVE
+    match: float | Mapping[str, float] | None = None
     area: float | None = None
     recipe: str = DEFAULT_RECIPE
     seed: int = 0
@@ -71,6 +77,7 @@ class Request:
             raise OptionError(
                 f"unknown objective `{self.objective}`; there are: {', '.join(OBJECTIVES)}"
             )
+        self._settle_match()
         if self.area is not None and not 0 < self.area <= 1:
             raise OptionError(
                 f"area {self.area} is out of range: a share of the pixels, above 0 and at most 1"
@@ -83,3 +90,19 @@ class Request:
                 f"recipe `{PUBLISHED_RECIPE}` has its own objective: it takes neither another one "
                 "nor an area"
             )
+
+    def _settle_match(self) -> None:
+        """Objective and match, where one of them says the other."""
+        if self.match is None and self.objective == MATCHING:
+            object.__setattr__(self, "match", DEFAULT_MATCH)
+        if self.match is None:
+            return
+        if self.objective not in (DEFAULT_OBJECTIVE, MATCHING):
+            raise OptionError(f"a match goes with objective `{MATCHING}`, not `{self.objective}`")
+        object.__setattr__(self, "objective", MATCHING)
+        each = self.match.values() if isinstance(self.match, Mapping) else [self.match]
+        for value in each:
+            if not 0 < value < 1:
+                raise OptionError(
+                    f"match {value} is out of range: a cosine similarity, above 0 and below 1"
+                )

@@ -1,12 +1,22 @@
 """What a hard mask does on backgrounds that no search has used."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from expcam.classifier.model import BATCH, Classifier
-from expcam.explain.backgrounds import evaluation_backgrounds, evaluation_draws
+from expcam.errors import ClassifierError
+from expcam.explain.backgrounds import evaluation_backgrounds, evaluation_draws, evaluation_rng
+from expcam.explain.compare.attributions import gradcam
+from expcam.explain.compare.level_sets import level_set
+from expcam.explain.decision import Decision
+from expcam.explain.match import ELSEWHERE, GRADCAM, MOVED, Match, mean_of, moved
+from expcam.explain.predictions import predictions
+from expcam.search.engine import FORWARD
+
+GUESS = 1 + FORWARD
+"""What Grad-CAM costs: two forward passes and a backward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +31,9 @@ class Verification:
         confidence: Probability of the label on the zero background.
         draws: Independent backgrounds tried beyond those.
         draws_kept: On how many of them the label is kept.
-        passes: Forward passes that the verification took.
+        match: How far the explanation keeps the activations.
+        match_controls: The same of the mask elsewhere, `MOVED`, and of Grad-CAM at its area.
+        passes: What the verification took, in forward and backward passes.
     """
 
     area: float
@@ -31,45 +43,19 @@ class Verification:
     confidence: float
     draws: int
     draws_kept: int
-    passes: int
+    match: Match
+    match_controls: Mapping[str, Match]
+    passes: float
 
 
-@torch.no_grad()
-def predictions(classifier: Classifier, x: Tensor, masks: Tensor, backgrounds: Tensor) -> Tensor:
-    """Logits of every mask on every background.
-
-    Args:
-        classifier: A frozen classifier.
-        x: Normalised image ``(channels, H, W)``.
-        masks: Boolean ``(n, H, W)``.
-        backgrounds: ``(k, channels, H, W)``.
-
-    Returns:
-        Logits ``(n, k, classes)``.
-    """
-    count, kinds = len(masks), len(backgrounds)
-    rows = []
-    for chunk in torch.arange(count * kinds, device=x.device).split(BATCH):
-        keep = masks[chunk // kinds][:, None]
-        rows.append(classifier.logits(torch.where(keep, x, backgrounds[chunk % kinds])))
-    return torch.cat(rows).view(count, kinds, -1)
-
-
-def keeps(
-    classifier: Classifier, x: Tensor, masks: Tensor, backgrounds: Tensor, label: int
-) -> Tensor:
-    """Whether each mask keeps the label on each background: boolean ``(n, k)``."""
-    return predictions(classifier, x, masks, backgrounds).argmax(-1) == label
-
-
-def verify(
-    classifier: Classifier, x: Tensor, mask: Tensor, label: int, seed: int = 0
-) -> Verification:
+def verify(decision: Decision, mask: Tensor, seed: int = 0) -> Verification:
     """Check a hard mask ``(H, W)`` against the contract of an explanation."""
+    classifier, x, label = decision.classifier, decision.x, decision.label
     unseen, more = evaluation_backgrounds(x, seed), evaluation_draws(x, seed)
     logits = predictions(classifier, x, mask[None], torch.cat([unseen, more]))[0]
     without = predictions(classifier, x, ~mask[None], unseen[:1])[0]
     held = logits.argmax(-1) == label
+    match, controls, passes = _matches(decision, mask, seed)
     return Verification(
         area=float(mask.float().mean()),
         kept=bool(held[0]),
@@ -78,5 +64,26 @@ def verify(
         confidence=float(logits[0].softmax(-1)[label]),
         draws=len(more),
         draws_kept=int(held[len(unseen) :].sum()),
-        passes=len(logits) + 1,
+        match=match,
+        match_controls=controls,
+        passes=passes + (len(logits) + 1) * FORWARD,
     )
+
+
+def _matches(decision: Decision, mask: Tensor, seed: int) -> tuple[Match, dict[str, Match], float]:
+    """How far the mask keeps the activations, its controls, and what that took."""
+    classifier, x = decision.classifier, decision.x
+    masks = [mask[None], moved(mask, evaluation_rng(seed))]
+    passes = 0.0
+    try:
+        cam = gradcam(classifier, x, decision.label)
+    except ClassifierError:  # it has no feature map
+        pass
+    else:
+        masks.append(level_set(cam, float(mask.float().mean()))[None])
+        passes += GUESS
+    found = decision.whole.matches(classifier, x, torch.cat(masks))
+    controls = {MOVED: mean_of(found[1 : 1 + ELSEWHERE])}
+    if len(masks) > 2:
+        controls[GRADCAM] = found[-1]
+    return found[0], controls, passes + len(found) * FORWARD

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from expcam.classifier.images import ImageSource
     from expcam.classifier.model import Classifier, Prepared
     from expcam.explain.explanation import Explanation
+    from expcam.explain.instances import Box
     from expcam.graphs.page.provenance import Provenance
 
 PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".webp")
@@ -43,6 +44,8 @@ class Finding:
         circuit: The one that is shown first.
         table: From `compare`.
         instances: Masks of further objects.
+        alternatives: Masks of other pixels that do what the first does.
+        curve: From `match_curve`: what keeping the activations costs in pixels.
         readout: The published readout beside it, where the circuit was discovered.
         no_circuit: Why none was discovered, in a sentence, where one was asked for; the circuit
             is then the readout, a hypothesis.
@@ -56,6 +59,8 @@ class Finding:
     circuit: Circuit
     table: pd.DataFrame
     instances: Sequence[Explanation] = ()
+    alternatives: Sequence[Explanation] = ()
+    curve: pd.DataFrame | None = None
     readout: Circuit | None = None
     no_circuit: str = ""
     whole: Circuit | None = None
@@ -133,6 +138,9 @@ def find(
     methods: Sequence[str],
     *,
     instances: bool = False,
+    boxes: Sequence[Box] = (),
+    alternatives: int = 0,
+    curve: bool = False,
     verify: bool = True,
     photographs: Sequence[ImageSource] = (),
     command: str = "",
@@ -147,6 +155,9 @@ def find(
         circuit: What is asked of the circuit.
         methods: Keys of `BASELINES`.
         instances: Whether to look for further objects of the class.
+        boxes: Where they are, see `explain_instances`; none for those that are found.
+        alternatives: For so many other explanations of the same object is looked.
+        curve: Whether to find out what keeping the activations costs.
         verify: Whether to test the circuit by ablation, beside what is found for other classes,
             and its most relevant channels one by one.
         photographs: To take crops from that drive the channels most.
@@ -162,21 +173,31 @@ def find(
     from expcam.classifier.precision import flushed_denormals
     from expcam.explain.api import explain_image
     from expcam.explain.compare.compare import compare
-    from expcam.explain.instances import explain_instances
+    from expcam.explain.curve import match_curve
+    from expcam.explain.instances import explain_alternatives, explain_instances
     from expcam.graphs.page.provenance import provenance
 
     others: list[Explanation] = []
-    if instances:
+    if instances or boxes:
         first, *others = explain_instances(
             classifier,
             image,
             target=mask.target,
+            boxes=boxes,
             recipe=mask.recipe,
             seed=mask.seed,
             progress=progress,
         )
     else:
         first = explain_image(classifier, image, **vars(mask), progress=progress)
+    further: list[Explanation] = []
+    if alternatives:
+        further = explain_alternatives(classifier, first, most=alternatives, progress=progress)
+    costs = None
+    if curve:
+        costs = match_curve(
+            classifier, image, target=mask.target, seed=mask.seed, progress=progress
+        )
     read = partial(
         read_circuit,
         classifier,
@@ -208,6 +229,8 @@ def find(
         circuit=shown[0],
         table=table,
         instances=others,
+        alternatives=further,
+        curve=costs,
         readout=None if found is None else readout,
         no_circuit=why,
         whole=whole,

@@ -56,9 +56,9 @@ class Check:
         """
         some = [self.perturbations[i] for i in (self._every if places is None else places)]
         pairs = [(choice, by) for choice in choices for by in some]
-        logits = self.model.logits([self.parts.perturbed(choice, by) for choice, by in pairs])
+        outputs = self.model.outputs([self.parts.perturbed(choice, by) for choice, by in pairs])
         self.runs += len(pairs)
-        margins = self.parts.margins(logits).cpu()
+        margins = self.parts.margins(outputs, [by for _, by in pairs]).cpu()
         signs = torch.tensor([-1.0 if by.removal else 1.0 for _, by in pairs])
         return (margins * signs).view(len(choices), len(some))
 

@@ -17,6 +17,7 @@ learn a mask of a given area by ranking; here the area is found.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -95,11 +96,11 @@ def search(
             group = [i for i, some in enumerate(views) if some[0].random == smoothed]
             if not group:
                 continue
-            logits = model.with_gradient([x for i in group for x in inputs[i]], smoothed=smoothed)
-            rows = logits.split([len(inputs[i]) for i in group])
-            losses += [
-                searches[i].loss(some, views[i]) for i, some in zip(group, rows, strict=True)
-            ]
+            ran = [x for i in group for x in inputs[i]]
+            outputs = iter(model.with_gradient(ran, smoothed=smoothed))
+            for i in group:
+                own = list(islice(outputs, len(inputs[i])))
+                losses.append(searches[i].loss(own, views[i]))
         torch.stack(losses).sum().backward()
         for each in searches:
             each.advance(step + 1, model)
@@ -186,13 +187,14 @@ class _Search:
         start = max(asked, self._settings.first_share)
         return float(start * (asked / start) ** min(1.0, self._progress / self._settings.early))
 
-    def loss(self, logits: Tensor, views: Sequence[Perturbation]) -> Tensor:
+    def loss(self, outputs: Sequence[Any], views: Sequence[Perturbation]) -> Tensor:
         """The mean loss of a step; its margins go to the controller."""
         parts = self._problem.parts
-        margins = parts.margins(logits.detach()).tolist()
+        with torch.no_grad():
+            margins = parts.margins(outputs, views).tolist()
         for by, margin in zip(views, margins, strict=True):
             self._controller.see(by.kind, -margin if by.removal else margin)
-        losses = [parts.loss(self._keep, row, by) for row, by in zip(logits, views, strict=True)]
+        losses = [parts.loss(self._keep, one, by) for one, by in zip(outputs, views, strict=True)]
         return torch.stack(losses).mean()
 
     def advance(self, step: int, model: Model) -> None:

@@ -49,11 +49,17 @@ class Parts(Protocol):
             by: What takes the place of the others.
         """
 
-    def loss(self, keep: Tensor, logits: Tensor, by: Perturbation) -> Tensor:
-        """What a step minimises, of the logits ``(classes,)`` on one perturbed input."""
+    def loss(self, keep: Tensor, output: Any, by: Perturbation) -> Tensor:
+        """What a step minimises, of what the model gave for one perturbed input."""
 
-    def margins(self, logits: Tensor) -> Tensor:
-        """Logit of the class less the highest other one, ``(n,)`` of ``(n, classes)``."""
+    def margins(self, outputs: Sequence[Any], by: Sequence[Perturbation]) -> Tensor:
+        """Logit of the class less the highest other one, ``(n,)``.
+
+        Args:
+            outputs: What the model gave for so many perturbed inputs.
+            by: Their perturbations; where one asks for something else than the class, the margin
+                says how well it is done, in numbers of the same size.
+        """
 
     cell_sizes: Sequence[int]
     """The sizes of cells that pruning tries to drop, the coarse ones first."""
@@ -79,8 +85,8 @@ class Scorer(Protocol):
 class Model(Protocol):
     """Runs perturbed inputs."""
 
-    def with_gradient(self, inputs: Sequence[Any], *, smoothed: bool) -> Tensor:
-        """Logits ``(n, classes)`` for a step; ``smoothed`` as in `SmoothedGradients`."""
+    def with_gradient(self, inputs: Sequence[Any], *, smoothed: bool) -> Sequence[Any]:
+        """An output for each input, for a step; ``smoothed`` as in `SmoothedGradients`."""
 
-    def logits(self, inputs: Sequence[Any]) -> Tensor:
-        """Logits ``(n, classes)`` for a check, without gradient."""
+    def outputs(self, inputs: Sequence[Any]) -> Sequence[Any]:
+        """An output for each input, for a check, without gradient."""

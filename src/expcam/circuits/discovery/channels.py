@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from expcam.circuits.ablation.gates import batch_on
 from expcam.circuits.ablation.trials import LOST, Trial, Trials
-from expcam.classifier.model import BATCH
 from expcam.search.parts import Perturbation
 
 Gated = tuple[Tensor, Trial]
@@ -45,14 +45,14 @@ class Channels:
         """The set and the trial."""
         return keep, by.value
 
-    def loss(self, keep: Tensor, logits: Tensor, by: Perturbation) -> Tensor:
-        """Keep the decision, or lose it."""
-        margin = self._trials.asked.margins(logits[None])[0]
+    def loss(self, keep: Tensor, output: Tensor, by: Perturbation) -> Tensor:
+        """Keep the decision, or lose it, of logits ``(classes,)``."""
+        margin = self._trials.asked.margins(output[None])[0]
         return F.softplus(margin if by.removal else -margin)
 
-    def margins(self, logits: Tensor) -> Tensor:
-        """By how much logits ``(n, classes)`` say the class, ``(n,)``."""
-        return self._trials.asked.margins(logits)
+    def margins(self, outputs: Sequence[Tensor], by: Sequence[Perturbation]) -> Tensor:
+        """By how much logits ``(classes,)`` of each say the class, ``(n,)``."""
+        return self._trials.asked.margins(torch.stack(list(outputs)))
 
     def cells(self, keep: Tensor, size: int) -> Tensor:
         """None: single channels are too many to be dropped one by one."""
@@ -70,16 +70,18 @@ class GatedModel:
     def __init__(self, trials: Trials, mixed: bool) -> None:
         self._trials, self._mixed = trials, mixed
 
-    def with_gradient(self, inputs: Sequence[Gated], *, smoothed: bool) -> Tensor:
-        """Logits ``(n, classes)`` for a step."""
+    def with_gradient(self, inputs: Sequence[Gated], *, smoothed: bool) -> Sequence[Tensor]:
+        """Logits ``(classes,)`` of each, for a step."""
         device = inputs[0][0].device.type
         with torch.autocast(device, torch.bfloat16, enabled=self._mixed):
-            return self._run(inputs).float()
+            return self._run(inputs).float().unbind()
 
     @torch.no_grad()
-    def logits(self, inputs: Sequence[Gated]) -> Tensor:
-        """Logits ``(n, classes)`` for a check."""
-        return torch.cat([self._run(inputs[i : i + BATCH]) for i in range(0, len(inputs), BATCH)])
+    def outputs(self, inputs: Sequence[Gated]) -> Sequence[Tensor]:
+        """Logits ``(classes,)`` of each, for a check."""
+        batch = batch_on(inputs[0][0].device)
+        parts = (inputs[start : start + batch] for start in range(0, len(inputs), batch))
+        return [row for part in parts for row in self._run(part)]
 
     def _run(self, inputs: Sequence[Gated]) -> Tensor:
         return self._trials.logits([keep for keep, _ in inputs], [trial for _, trial in inputs])

@@ -15,6 +15,7 @@ from expcam.errors import ExpcamError, OptionError
 from expcam.explain.backgrounds import evaluation_backgrounds
 from expcam.explain.compare.attributions import BASELINES, DEFAULT_METHODS
 from expcam.explain.compare.level_sets import smallest_level
+from expcam.explain.decision import decision_of
 from expcam.explain.explanation import Explanation
 from expcam.progress import Progress, silent
 
@@ -58,11 +59,7 @@ def compare(
     backgrounds = evaluation_backgrounds(x, explanation.seed)
     rows: list[tuple[object, ...]] = []
     with frozen(classifier.module), flushed_denormals():
-        classifier, label = classifier.deciding(
-            explanation.label,
-            explanation.contrast,
-            multi_label=classifier.is_multi_label(x),
-        )
+        classifier, label = decision_of(classifier, explanation)
         probability = torch.from_numpy(explanation.probability).to(x)
         areas = _areas_needed(classifier, x, probability, backgrounds, label)
         mask_holds = (explanation.kept, explanation.robustness == 1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from expcam.classifier.model import Classifier
-from expcam.explain.verification import keeps
+from expcam.explain.predictions import keeps
 
 LEVELS = (
     *(0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2),
