@@ -18,6 +18,8 @@ from expcam.circuits.channels import ChannelFacts
 from expcam.circuits.features import Crop
 from expcam.circuits.formats import Node
 from expcam.explain.compare.compare import OURS
+from expcam.explain.curve import COLUMNS as CURVE_COLUMNS
+from expcam.explain.match import GRADCAM, MOVED, Match
 
 HOSTILE = "<img src=x onerror=document.title='hacked'>"
 RELEVANCE = {
@@ -93,9 +95,19 @@ def made_explanation(label: str = "red", source: str = "square.png") -> expcam.E
         photo=image.repeat(8, 0).repeat(8, 1), input=np.zeros((3, 8, 8), np.float32),
         label=1, label_name=label, predicted=True, confidence=0.9, masked_confidence=0.8,
         area=0.5, kept=True, robustness=1.0, necessary=True, draws=32, draws_kept=32, bound=0.91,
+        group=(), match=made_match(0.75), match_asked={},
+        match_controls={MOVED: made_match(0.45), GRADCAM: made_match(0.6)},
         cell=4, seconds=1.0, cost=10.0, objective="robust", contrast=None, contrast_name="",
         classifier="made", recipe="constrained", seed=0, source=source,
     )  # fmt: skip
+
+
+def made_match(last: float) -> Match:
+    """So much of the last stage, four fifths of that place by place; 0.4 nats."""
+    pooled = {"mid": 0.9, "late": last}
+    return Match(
+        spatial={tap: each * 0.8 for tap, each in pooled.items()}, pooled=pooled, divergence=0.4
+    )
 
 
 def made_facts() -> ChannelFacts:
@@ -129,6 +141,17 @@ def made_table() -> pd.DataFrame:
     ]
     columns = ["method", "title", "area_kept", "area_robust", "seconds", "attribution", "reason"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def made_curve() -> pd.DataFrame:
+    """The mask as it is, and two that keep more; for the largest there is no Grad-CAM."""
+    nan = float("nan")
+    rows = [
+        (nan, 0.75, 0.5, True, 1.0, True, 0.4, 0.45, 0.6),
+        (0.8, 0.81, 0.6, True, 1.0, True, 0.3, 0.5, 0.65),
+        (0.9, 0.85, 0.8, False, 0.5, True, 0.2, 0.7, nan),
+    ]
+    return pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
 
 
 def made_check(
