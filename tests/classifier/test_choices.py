@@ -1,7 +1,7 @@
 import torch
 
 import expcam
-from expcam.classifier.choices import LEADING, Finding, Pair
+from expcam.classifier.choices import LEADING, Finding, Group, Pair
 from tests.helpers import red_square
 
 
@@ -42,3 +42,15 @@ def test_a_decision_takes_place_among_what_competes_for_it(detector: expcam.Clas
     assert (alone.logits(red_square()[None]).tolist(), place) == ([[0.0, 8.0]], LEADING)
     pair, place = detector.deciding(1, 0, multi_label=True)
     assert (pair.logits(red_square()[None]).tolist(), place) == ([[0.0, 6.0]], LEADING)
+
+
+def test_a_group_has_the_summed_probability_of_its_members() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0, 2.9]])
+    grouped = Group((2, 3)).logits(logits)
+    assert grouped.shape == (1, 3)
+    shares = logits.softmax(1)[0]
+    expected = torch.stack([shares[2] + shares[3], shares[0], shares[1]])
+    assert torch.allclose(grouped.softmax(1)[0], expected)
+    # Neither of the two is first, together they are.
+    assert int(logits.argmax()) == 1
+    assert int(grouped.argmax()) == 0

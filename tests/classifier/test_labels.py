@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from expcam.classifier.labels import find_class, label_names
+from expcam.classifier.labels import find_class, find_classes, label_names
 from expcam.errors import ClassifierError, TargetError
 
 
@@ -38,3 +38,18 @@ def test_what_are_no_labels() -> None:
         label_names({0: "cat", 2: "dog"})
     with pytest.raises(TargetError, match=r"an index or a label, not float `1\.5`"):
         find_class(1.5, ("cat", "dog"), "it")
+
+
+def test_several_classes_as_a_list_or_with_commas() -> None:
+    names = ["tabby", "tiger cat", "crane, bird", "crane"]
+    for target in ("tabby, Tiger cat", ["tabby", 1], ("0", "tiger cat")):
+        assert find_classes(target, names, "it") == (0, 1)
+    assert find_classes("crane, bird", names, "it") == (2,)  # a label with a comma
+    assert find_classes(3, names, "it") == (3,)
+    for target, said in (
+        ("tabby, tapir", "unknown class ` tapir`"),
+        (["tabby", 0], "`tabby` is named twice"),
+        ([], "the list is empty"),
+    ):
+        with pytest.raises(TargetError, match=said):
+            find_classes(target, names, "it")

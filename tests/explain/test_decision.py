@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -58,3 +60,41 @@ def test_a_classifier_without_gradient_is_refused(detector: expcam.Classifier) -
 
     with pytest.raises(ClassifierError, match="passes no gradient"):
         decided(expcam.Classifier(Blind(detector.module), detector.transform))
+
+
+def test_several_classes_count_as_one(detector: expcam.Classifier) -> None:
+    decision = decided(detector, target=["blue", "red"])
+    assert (decision.target, decision.group, decision.label) == (1, (2, 1), 0)
+    assert decision.name == "blue or red"
+    shares = torch.tensor([2.0, 8.0, 0.0]).softmax(0)
+    assert decision.confidence == pytest.approx(float(shares[1] + shares[2]))
+    assert decision.predicted
+    with pytest.raises(TargetError, match="cannot be explained together: a contrast is of two"):
+        decided(detector, target=["blue", "red"], contrast="nothing")
+
+
+class Fixed(nn.Module):
+    """Says the same of every image."""
+
+    def __init__(self, shares: list[float]) -> None:
+        super().__init__()
+        self.logits = torch.tensor(shares).log() + 9  # none is a finding by itself
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.logits + 0 * x.mean((1, 2, 3))[:, None]
+
+
+def test_classes_that_are_nearly_tied_are_named_with_the_group_to_ask_for() -> None:
+    def of(*shares: float) -> expcam.Classifier:
+        return expcam.Classifier(Fixed([*shares]), labels=["tabby", "tiger cat", "dog", "car"])
+
+    # Another class counts from a third of the first one's probability.
+    torn = of(0.3, 0.55, 0.1, 0.05)
+    with pytest.warns(expcam.ExpcamWarning, match=r'nearly tied: `tiger cat` 55%.*"tiger cat, tab'):
+        decided(torn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decided(torn, target=["tabby", "tiger cat"])
+        decided(torn, target="dog")
+        decided(of(0.6, 0.15, 0.15, 0.1))  # sure
+        decided(of(0.4, 0.2, 0.13, 0.13))  # it does not know

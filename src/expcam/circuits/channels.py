@@ -94,7 +94,7 @@ def channel_facts(
     x, e = (shown(classifier, explanation, whole_image=whole) for whole in (True, False))
     with frozen(classifier.network) as module:
         subject = Nodes(classifier, module, e, explanation.label)
-        asked = Asked(classifier, e, explanation.label, explanation.contrast)
+        asked = Asked.of(classifier, e, explanation)
         effects = _effects(classifier, subject, asked, nodes, explanation, progress)
         photo, explained = (_maps(module, each, nodes) for each in (x, e))
     few = [node for node in relevant_channels(circuits, CROPPED) if node in photo]
@@ -141,10 +141,10 @@ def _effects(
     rows = []
     for (layer, channel), row, holds in zip(nodes, logits, kept, strict=True):
         others = row.clone()
-        others[label] = -torch.inf
+        others[[label, *explanation.group]] = -torch.inf
         # With a contrast there are two classes to choose from.
         other = int(others.argmax()) if rival is None else rival
-        instead = classifier.label_name(label if holds else other)
+        instead = explanation.label_name if holds else classifier.label_name(other)
         rows.append((layer, channel, float(row[label]), holds, instead))
     return pd.DataFrame(rows, columns=columns)
 

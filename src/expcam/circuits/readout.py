@@ -156,6 +156,8 @@ def _graph_of(explanation: Explanation, edges: str) -> "nx.DiGraph[Node]":
     )
     if explanation.contrast is not None:  # GraphML knows no None
         graph.graph["contrast"] = explanation.contrast
+    if explanation.group:  # nor lists
+        graph.graph["group"] = " ".join(map(str, explanation.group))
     return graph
 
 

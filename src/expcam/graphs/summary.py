@@ -1,5 +1,6 @@
 """A finding in a few lines, and as one dictionary."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from expcam.graphs.wording import (
     claims_line,
     holding,
     keeping,
+    matching,
     selectivity,
     share,
     unseen,
@@ -48,6 +50,7 @@ def lines(finding: Finding, out: Path, seconds: float) -> dict[str, str]:
         "label kept": f"{_kept(e)} on {unseen(e)}; {without}",
         "noise": f"label kept on {e.draws_kept} of {e.draws} further draws: probability at least "
         f"{share(e.bound)} (95 % confidence)",
+        **_matched(e),
         "circuit": f"NONE: {finding.no_circuit}"
         if finding.no_circuit
         else circuit_size(finding.circuit),
@@ -69,6 +72,12 @@ def lines(finding: Finding, out: Path, seconds: float) -> dict[str, str]:
     if finding.instances:
         areas = ", ".join(share(each.area) for each in finding.instances)
         texts["instances"] = f"{len(finding.instances)} more: {areas} of the pixels"
+    if finding.alternatives:
+        areas = ", ".join(share(each.area) for each in finding.alternatives)
+        texts["alternatives"] = f"{len(finding.alternatives)}: other pixels keep the label, {areas}"
+    if finding.curve is not None:
+        points = finding.curve[["match", "area"]].itertuples(index=False)
+        texts["match costs"] = ", ".join(f"{share(area)} for {match:.0%}" for match, area in points)
     texts["written"] = f"{out} in {seconds:.0f} s"
     return texts
 
@@ -92,11 +101,22 @@ def as_dict(finding: Finding, out: Path, seconds: float) -> dict[str, object]:
         "draws_kept": e.draws_kept,
         "bound": e.bound,
         "cell": e.cell,
+        "group": list(e.group),
+        "match": asdict(e.match),
+        "match_controls": {name: asdict(each) for name, each in e.match_controls.items()},
+        "match_asked": dict(e.match_asked),
         "objective": e.objective,
         "contrast": e.contrast,
         "mask_seconds": e.seconds,
         "cost": e.cost,
         "instances": [each.area for each in finding.instances],
+        "alternatives": [each.area for each in finding.alternatives],
+        "match_curve": None
+        if finding.curve is None
+        else [
+            {name: _known(value) for name, value in row.items()}
+            for row in finding.curve.to_dict("records")
+        ],
         "circuit": _circuit_as_dict(finding.circuit),
         "no_circuit": finding.no_circuit or None,
         "readout": None if finding.readout is None else _circuit_as_dict(finding.readout),
@@ -129,6 +149,12 @@ def _kept(explanation: Explanation) -> str:
     if kept == "no":
         return "NO;" if OBJECTIVES[explanation.objective].keeping else "no;"
     return "mostly:" if kept == "mostly" else "yes;"
+
+
+def _matched(explanation: Explanation) -> dict[str, str]:
+    """What is kept of the computation; nothing where its layers cannot be looked at."""
+    text = matching(explanation)
+    return {"activations": text} if text else {}
 
 
 def _need(row: MethodRow) -> str:

@@ -10,6 +10,7 @@ from expcam.circuits.circuit import Circuit
 from expcam.circuits.scores import BY_GRADIENT, READOUT
 from expcam.errors import OptionError
 from expcam.explain.explanation import Explanation
+from expcam.explain.match import GRADCAM, MOVED
 from expcam.explain.objectives import EVALUATION, OBJECTIVES, REMOVAL
 
 EDGE_MEANING = {
@@ -51,11 +52,13 @@ def unseen(explanation: Explanation) -> str:
 def holding(explanation: Explanation) -> str:
     """Whether a mask does what was asked of it: ``yes``, ``mostly`` or ``no``.
 
-    It must keep the label as far as its objective asks (see `keeping`), and the label must be lost
-    without it where the objective asks for that.
+    It must keep the label as far as its objective asks (see `keeping`), the label must be lost
+    without it where the objective asks for that, and so must activations be kept.
     """
     asked = OBJECTIVES[explanation.objective]
     if asked.removal and not explanation.necessary:
+        return "no"
+    if not explanation.matches:
         return "no"
     return keeping(explanation) if asked.keeping else "yes"
 
@@ -72,6 +75,25 @@ def keeping(explanation: Explanation) -> str:
     if not more or explanation.robustness == 1:
         return "yes"
     return "mostly" if explanation.robustness >= 0.5 else "no"
+
+
+def matching(explanation: Explanation) -> str:
+    """How far the activations are kept, beside the controls; empty where there are none.
+
+    What is said is the cosine similarity at the last tap, averaged over space.
+    """
+    e, last = explanation, explanation.match.last
+    if last is None:
+        return ""
+    texts = [f"keeps {last:.0%} of the last stage's response"]
+    missed = {tap: least for tap, least in e.match_asked.items() if e.match.pooled[tap] < least}
+    if missed:
+        asked = ", ".join(f"{least:.0%} at {tap}" for tap, least in missed.items())
+        texts = [f"{texts[0]}, NOT {asked} as was asked for"]
+    titles = {MOVED: "this mask elsewhere", GRADCAM: "Grad-CAM's pixels of this area"}
+    for name, control in e.match_controls.items():
+        texts.append(f"{titles[name]} {control.last:.0%}")
+    return "; ".join(texts)
 
 
 def verdict(explanation: Explanation) -> str:

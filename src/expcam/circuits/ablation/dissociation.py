@@ -70,7 +70,7 @@ def dissociate(
             whole = bool(circuits[place].graph.graph.get("whole_image", False))
             subject = subject_of(classifier, explanation, whole_image=whole)
             gates = Gates(module, subject.x)
-            asked = Asked(classifier, subject.x, explanation.label, explanation.contrast)
+            asked = Asked.of(classifier, subject.x, explanation)
             trials = Trials.of(gates, asked, [subject], photos, kinds, rng)
             drawn = trials.several(REMOVAL, kinds, COUNT, rng)
             removed = [trials.channels_of(each) for each in circuits]

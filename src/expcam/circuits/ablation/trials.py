@@ -22,6 +22,7 @@ from expcam.circuits.ablation.nodes import chosen_channels
 from expcam.circuits.ablation.references import References
 from expcam.circuits.circuit import Circuit
 from expcam.classifier.model import Classifier
+from expcam.explain.explanation import Explanation
 
 KEPT, MIXED, CONTRAST, REMOVAL = "kept", "mixed", "contrast", "removal"
 TRIALS = (KEPT, MIXED, CONTRAST, REMOVAL)
@@ -53,21 +54,41 @@ class Trial:
 
 
 class Asked:
-    """A decision: whether a class is said, before all others or before one.
+    """A decision: whether a class, or several that count as one, is said before others.
 
     Args:
         classifier: Inside `frozen`.
         x: A normalised image ``(channels, H, W)``; only its shape counts.
         label: Index of the class.
         contrast: Index of the only one that it is compared to; None for all.
+        group: Indices of the classes that count as one; empty where there is one.
     """
 
     def __init__(
-        self, classifier: Classifier, x: Tensor, label: int, contrast: int | None = None
+        self,
+        classifier: Classifier,
+        x: Tensor,
+        label: int,
+        contrast: int | None = None,
+        group: Sequence[int] = (),
     ) -> None:
         several = classifier.is_multi_label(x)
         self.label = label
-        self._deciding, self._place = classifier.deciding(label, contrast, multi_label=several)
+        self._deciding, self._place = classifier.deciding(
+            label, contrast, group, multi_label=several
+        )
+
+    @classmethod
+    def of(cls, classifier: Classifier, x: Tensor, explanation: Explanation) -> "Asked":
+        """The decision that an explanation is of."""
+        return cls(classifier, x, explanation.label, explanation.contrast, explanation.group)
+
+    @classmethod
+    def by(cls, classifier: Classifier, x: Tensor, circuit: Circuit) -> "Asked":
+        """The decision that a circuit is of."""
+        facts = circuit.graph.graph
+        group = [int(each) for each in facts.get("group", "").split()]
+        return cls(classifier, x, int(facts["label"]), facts.get("contrast"), group)
 
     def margins(self, logits: Tensor) -> Tensor:
         """From logits of all classes ``(n, classes)`` by how much each says the class."""

@@ -230,7 +230,7 @@ def verify_circuit(
     require_autograd("verify_circuit")
     _check(circuit, images, reference, ablations, parts, sizes, draws)
     check_classifier("circuit", circuit.graph.graph.get("classifier"), classifier.name)
-    label, rival = _class_of(circuit)
+    label = int(circuit.graph.graph["label"])
     holds = True
     rng = torch.Generator().manual_seed(seed)
     curves: list[dict[str, object]] = []
@@ -251,7 +251,7 @@ def verify_circuit(
             for kind in parts:
                 subject = SUBJECTS[kind](classifier, module, x, label)
                 chosen = subject.chosen(circuit)
-                kept = Asked(classifier, x, label, rival).says
+                kept = Asked.by(classifier, x, circuit).says
                 holds = holds and bool(kept(subject.whole[None]))
                 if not any(len(keep) for keep in chosen.values()):
                     raise WiringError(f"the classifier has no {kind} to ablate before its classes")
@@ -270,7 +270,7 @@ def verify_circuit(
                     curves += [row | each for each in figures.of(tested)]
                     own += [row | each for each in figures.of(beside)]
             progress("ablation", place + 1, len(images))
-        asked = Asked(classifier, subjects[0].x, label, rival)
+        asked = Asked.by(classifier, subjects[0].x, circuit)
         try:
             claims, by_kind = _claimed(
                 module, circuit, asked, subjects, photos, seed, others, repeats, optimal
@@ -342,7 +342,7 @@ def necessary_channels(
     check_classifier("circuit", circuit.graph.graph.get("classifier"), classifier.name)
     with frozen(classifier.network) as module:
         x = _input_of(classifier, image)
-        asked = Asked(classifier, x, *_class_of(circuit))
+        asked = Asked.by(classifier, x, circuit)
         subject = Nodes(classifier, module, x, asked.label)
         nodes = [key for key, data in circuit.graph.nodes(data=True) if data["kind"] == "channel"]
         check_known(nodes, subject.counts)
@@ -350,12 +350,6 @@ def necessary_channels(
             return None
         held = asked.says(subject.without_each(nodes)).tolist() if nodes else []
     return [node for node, holds in zip(nodes, held, strict=True) if not holds]
-
-
-def _class_of(circuit: Circuit) -> tuple[int, int | None]:
-    """A circuit's class, and the only one that it was compared to, if any."""
-    facts = circuit.graph.graph
-    return int(facts["label"]), facts.get("contrast")
 
 
 def _references(ablation: str, others: Sequence[Tensor], rng: torch.Generator) -> Sequence[Tensor]:

@@ -87,7 +87,7 @@ def discover_circuit(
         x = input_of(classifier, first)
         photos = photographs(classifier, reference or (), x)
         gates = Gates(module, x)
-        asked = Asked(classifier, x, first.label, first.contrast)
+        asked = Asked.of(classifier, x, first)
         kinds = kinds_of(photos)
         rng = torch.Generator().manual_seed(seed)
         subjects = [subject_of(classifier, each, whole_image=whole_image) for each in explanations]
@@ -151,7 +151,8 @@ def _wrong_classes(
 ) -> dict[str, Any]:
     """What the same procedure finds for classes that the whole model does not say."""
     order = task.trials.asked.whole(x[None])[0].argsort(descending=True).tolist()
-    order.remove(explanation.label)
+    own = {explanation.label, *explanation.group}
+    order = [label for label in order if label not in own]
     shown = task.trials.asked.whole(torch.stack(list(task.trials.contrast)))
     asked = (Asked(classifier, x, label) for label in order)
     # A class that the model says of all contrast inputs cannot be told from them.
