@@ -1,13 +1,13 @@
 """Collages of photographs whose objects are known: where each lies, and of which class it is.
 
-A collage is a strongly blurred photograph with two or three pictures of Tiny ImageNet or of a
-folder of photographs on it, each of nearly half its side, which do not overlap. Only such are taken as
-the classifier can be asked about: it says the class of the whole, and of every picture of that
-class where all others are blurred; of a single photograph, it says its class.
+A collage is a strongly blurred photograph with two or three pictures of Tiny ImageNet on it, each
+of nearly half its side, which do not overlap. Only such are taken as the classifier can be asked
+about: it says the class of the first picture of the whole, and of each picture of that class by
+itself on the same ground. A single photograph is whatever the classifier says of it.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,10 +44,9 @@ class Collage:
     pictures: int
 
 
-def tiny_images(folder: Path, files: int = 1) -> pd.DataFrame:
-    """Rows of Tiny ImageNet: ``wnid``, ``bbox``, ``image``."""
-    parts = [folder / "val.parquet", *(folder / f"train-{i}.parquet" for i in range(files))]
-    return pd.concat([pd.read_parquet(each) for each in parts], ignore_index=True)
+def tiny_images(file: Path) -> pd.DataFrame:
+    """Rows of a file of Tiny ImageNet: ``wnid``, ``bbox``, ``image``."""
+    return pd.read_parquet(file)
 
 
 def opened(row: pd.Series) -> Image.Image:
@@ -55,8 +54,8 @@ def opened(row: pd.Series) -> Image.Image:
     return Image.open(io.BytesIO(row.image)).convert("RGB")
 
 
-EACH, MOST = 12, 3
-"""Pictures of each class that are tried, and how many a class must have that are recognised."""
+CLASSES, EACH, MOST = 40, 12, 3
+"""Classes, at random, the pictures of each that are tried, and how many must be recognised."""
 
 
 class Maker:
@@ -78,6 +77,8 @@ class Maker:
     ) -> None:
         self.classifier, self.side, self.rng = classifier, side, rng
         self._tile = round(TILE * side)
+        classes = rng.permutation(rows.label.unique())[:CLASSES]
+        rows = rows[rows.label.isin(classes)]
         some = rows.groupby("label").sample(EACH, random_state=rng, replace=True)
         some = some.drop_duplicates("file")
         self._grounds = some
@@ -130,9 +131,9 @@ class Maker:
             return None
         return Collage(xs[0], label, [boxes[i] for i in own], kind, pictures)
 
-    def singles(self, count: int, paths: list[Path]) -> Iterator[Collage]:
+    def singles(self, paths: list[Path]) -> Iterator[Collage]:
         """Single photographs, of which the classifier says what it says."""
-        for path in paths[:count]:
+        for path in paths:
             picture = ImageOps.fit(Image.open(path).convert("RGB"), (self.side, self.side))
             x = self.normalised(picture)
             with torch.no_grad():
@@ -173,7 +174,7 @@ class Maker:
         ]
 
 
-def known(rows: pd.DataFrame, wnids: list[tuple[str, ...]]) -> pd.DataFrame:
+def known(rows: pd.DataFrame, wnids: Sequence[tuple[str, ...]]) -> pd.DataFrame:
     """The rows whose class a classifier has, by the WordNet ids of its classes, with its label."""
     label = {wnid: i for i, ids in enumerate(wnids) for wnid in ids}
     rows = rows[rows.wnid.isin(label)].copy()

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 import expcam
 from expcam.classifier.images import ImageSource
-from expcam.explain.match import Match
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -79,10 +78,6 @@ def keeping_everything(
         draws=32,
         draws_kept=32,
         bound=0.91,
-        group=(),
-        match=Match(spatial={"mix": 1.0}, pooled={"mix": 1.0}, divergence=0.0),
-        match_controls={},
-        match_asked={},
         cell=0,
         seconds=0.0,
         cost=0.0,

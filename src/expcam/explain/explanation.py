@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from expcam.classifier.model import Prepared
 from expcam.errors import FileFormatError
-from expcam.explain.match import Match
+from expcam.explain.match import UNKNOWN, Match
 from expcam.explain.objectives import OBJECTIVES
 from expcam.files import written_whole
 
@@ -55,7 +55,7 @@ class Explanation:
         bound: One-sided Clopper-Pearson lower bound, at 95 %, of the probability that the label
             is kept on such a background.
         match: How alike the activations on the explanation, on the mean colour, and on the whole
-            image are.
+            image are; by default unknown.
         match_controls: The same of masks of the same area: ``moved``, the mask itself at random
             places, on average; ``gradcam``, the pixels of highest Grad-CAM, where there is one.
         match_asked: The least pooled similarity that was asked for, by tap; empty where none was.
@@ -84,7 +84,7 @@ class Explanation:
     input: npt.NDArray[np.float32]
     label: int
     label_name: str
-    group: tuple[int, ...]
+    group: tuple[int, ...] = ()
     predicted: bool
     confidence: float
     masked_confidence: float
@@ -95,9 +95,9 @@ class Explanation:
     draws: int
     draws_kept: int
     bound: float
-    match: Match
-    match_controls: Mapping[str, Match]
-    match_asked: Mapping[str, float]
+    match: Match = UNKNOWN
+    match_controls: Mapping[str, Match] = field(default_factory=dict)
+    match_asked: Mapping[str, float] = field(default_factory=dict)
     cell: int
     seconds: float
     cost: float

@@ -1,5 +1,6 @@
 """How much of what a classifier computes of an image it computes of the explanation as well."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -44,6 +45,10 @@ class Match:
     def last(self) -> float | None:
         """The pooled similarity at the last tap; None where there is none."""
         return list(self.pooled.values())[-1] if self.pooled else None
+
+
+UNKNOWN = Match(spatial={}, pooled={}, divergence=math.nan)
+"""Of a mask that was not measured."""
 
 
 @dataclass(frozen=True, eq=False)

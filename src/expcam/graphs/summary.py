@@ -10,6 +10,7 @@ from expcam.circuits.ablation.verification import CircuitCheck
 from expcam.circuits.circuit import Circuit
 from expcam.circuits.scores import READOUT
 from expcam.explain.explanation import Explanation
+from expcam.explain.match import Match
 from expcam.explain.objectives import OBJECTIVES
 from expcam.graphs.finding import Finding
 from expcam.graphs.methods import MethodRow, method_rows
@@ -102,15 +103,17 @@ def as_dict(finding: Finding, out: Path, seconds: float) -> dict[str, object]:
         "bound": e.bound,
         "cell": e.cell,
         "group": list(e.group),
-        "match": asdict(e.match),
-        "match_controls": {name: asdict(each) for name, each in e.match_controls.items()},
+        "match": _match_as_dict(e.match),
+        "match_controls": {name: _match_as_dict(each) for name, each in e.match_controls.items()},
         "match_asked": dict(e.match_asked),
         "objective": e.objective,
         "contrast": e.contrast,
         "mask_seconds": e.seconds,
         "cost": e.cost,
         "instances": [each.area for each in finding.instances],
-        "alternatives": [each.area for each in finding.alternatives],
+        "alternatives": None
+        if finding.alternatives is None
+        else [each.area for each in finding.alternatives],
         "match_curve": None
         if finding.curve is None
         else [
@@ -191,6 +194,10 @@ def _check_as_dict(check: CircuitCheck) -> dict[str, object]:
         ],
         "untested": check.untested or None,
     }
+
+
+def _match_as_dict(match: Match) -> dict[str, object]:
+    return asdict(match) | {"divergence": _known(match.divergence)}
 
 
 def _known(value: float) -> Any:
