@@ -1,15 +1,18 @@
-"""The circuit, and its test, as interactive plotly figures."""
+"""The circuit, its test, and what a match costs, as interactive plotly figures."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 
 from expcam.circuits.ablation.choices import CIRCUIT
 from expcam.circuits.ablation.verification import CircuitCheck
 from expcam.circuits.circuit import Circuit
+from expcam.explain.match import GRADCAM, MOVED
 from expcam.graphs.layout import RANKS, Layout, Points, excerpt, lay_out
-from expcam.graphs.wording import excerpt_title
+from expcam.graphs.wording import MATCH_CONTROLS, excerpt_title
 
 COLUMN_WIDTH = 62
 HEIGHT = 620
@@ -104,6 +107,48 @@ def faithfulness_figure(check: CircuitCheck) -> go.Figure:
                "tickformat": ".0%"},
         yaxis={"title": {"text": "faithfulness"}, "range": list(FAITHFULNESS_RANGE)},
     )  # fmt: skip
+    return figure
+
+
+def match_figure(curve: pd.DataFrame) -> go.Figure:
+    """Draw how much of the last stage's response masks keep against their area.
+
+    A mask that does not keep the label on the mean colour is an open circle.
+
+    Args:
+        curve: From `match_curve`.
+    """
+    asked = ["nothing" if math.isnan(each) else f"at least {each:.0%}" for each in curve["asked"]]
+    names = {"match": "the mask", **{name: MATCH_CONTROLS[name] for name in (MOVED, GRADCAM)}}
+    figure = go.Figure()
+    for (column, name), colour in zip(names.items(), (CURVES[0], *CURVES[-2:]), strict=True):
+        ours = column == "match"
+        shapes = ["circle" if kept or not ours else "circle-open" for kept in curve["kept"]]
+        figure.add_trace(
+            go.Scatter(
+                x=curve["area"].tolist(),
+                y=[None if math.isnan(each) else each for each in curve[column]],
+                mode="lines+markers",
+                name=name,
+                text=asked,
+                hovertemplate="%{y:.0%} at %{x:.0%} of the pixels; asked for: %{text}",
+                line={"color": colour, "width": 3 if ours else 1.5},
+                marker={"symbol": shapes, "size": 9 if ours else 6},
+            )
+        )
+    figure.update_layout(
+        width=720,
+        height=340,
+        template="plotly_white",
+        margin={"l": 60, "r": 20, "t": 10, "b": 50},
+        legend={"orientation": "h", "y": -0.25},
+        xaxis={
+            "title": {"text": "share of the pixels"},
+            "tickformat": ".0%",
+            "rangemode": "tozero",
+        },
+        yaxis={"title": {"text": "of the last stage kept"}, "tickformat": ".0%"},
+    )
     return figure
 
 

@@ -44,7 +44,8 @@ class Finding:
         circuit: The one that is shown first.
         table: From `compare`.
         instances: Masks of further objects.
-        alternatives: Masks of other pixels that do what the first does.
+        readouts: The published readout of each object, where there are several.
+        alternatives: Masks of other pixels that do what the first does; None where nobody looked.
         curve: From `match_curve`: what keeping the activations costs in pixels.
         readout: The published readout beside it, where the circuit was discovered.
         no_circuit: Why none was discovered, in a sentence, where one was asked for; the circuit
@@ -59,7 +60,8 @@ class Finding:
     circuit: Circuit
     table: pd.DataFrame
     instances: Sequence[Explanation] = ()
-    alternatives: Sequence[Explanation] = ()
+    readouts: Sequence[Circuit] = ()
+    alternatives: Sequence[Explanation] | None = None
     curve: pd.DataFrame | None = None
     readout: Circuit | None = None
     no_circuit: str = ""
@@ -190,7 +192,7 @@ def find(
         )
     else:
         first = explain_image(classifier, image, **vars(mask), progress=progress)
-    further: list[Explanation] = []
+    further = None
     if alternatives:
         further = explain_alternatives(classifier, first, most=alternatives, progress=progress)
     costs = None
@@ -201,14 +203,14 @@ def find(
     read = partial(
         read_circuit,
         classifier,
-        first,
         top_k=circuit.top_k,
         nodes=circuit.nodes,
         edges=circuit.edges,
         granularity=circuit.granularity,
     )
     with flushed_denormals():
-        readout, whole = read(), read(whole_image=True)
+        readout, whole = read(first), read(first, whole_image=True)
+        readouts = [readout, *(read(each) for each in others)] if others else []
         found, why = None, ""
         if circuit.first == DISCOVERED:
             found, why = _discovered(
@@ -229,6 +231,7 @@ def find(
         circuit=shown[0],
         table=table,
         instances=others,
+        readouts=readouts,
         alternatives=further,
         curve=costs,
         readout=None if found is None else readout,

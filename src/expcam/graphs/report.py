@@ -19,15 +19,17 @@ from expcam.circuits.ablation.verification import CircuitCheck
 from expcam.circuits.channels import ChannelFacts
 from expcam.circuits.circuit import Circuit
 from expcam.circuits.formats import FORMAT
+from expcam.errors import OptionError
 from expcam.explain.compare.attributions import BASELINES
 from expcam.explain.explanation import Explanation
 from expcam.explain.objectives import EVALUATION
 from expcam.files import written_whole
-from expcam.graphs.figures import faithfulness_figure
+from expcam.graphs.figures import faithfulness_figure, match_figure
 from expcam.graphs.methods import MethodRow, method_rows
 from expcam.graphs.page.channels import circuit_data
-from expcam.graphs.page.headline import Fact, better, circuit_fact, facts
+from expcam.graphs.page.headline import Fact, better, circuit_fact, facts, in_common, readout_fact
 from expcam.graphs.page.provenance import REFERENCES, Provenance, made_with
+from expcam.graphs.page.taps import match_rows
 from expcam.graphs.page.trust import (
     AMBER,
     GREEN,
@@ -64,17 +66,31 @@ PLOTLY = "vendor/plotly-basic.min.js"
 MARKS = {GREEN: "green: holds", AMBER: "amber: in part", RED: "red: does not", UNKNOWN: UNKNOWN}
 CUTS = ("what it shows", "cut at this mask’s area", "cut at the area it needs")
 CUT_SIDE = 336
+ANOTHER = "Another object of the class: what it needs by itself, all else left out."
+ALTERNATIVE = "Other pixels that are enough as well: none of them is in the mask of"
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """An explanation as the first screen shows it."""
+    """An explanation as the first screen shows it.
+
+    Attributes:
+        name: Of its tab.
+        about: What it is beside the first one; empty of that.
+        verdict: The finding in a few sentences.
+        facts: Figures with their meaning.
+        pictures: What the slider fades through: a name and a URI each.
+        ratio: Width to height.
+        circuit: The place of its own circuit among those that are drawn.
+    """
 
     name: str
-    explanation: Explanation
+    about: str
     verdict: str
+    facts: Sequence[Fact]
     pictures: Sequence[tuple[str, str]]
     ratio: str
+    circuit: int | None
 
 
 def write_report(
@@ -84,6 +100,9 @@ def write_report(
     table: pd.DataFrame,
     *,
     instances: Sequence[Explanation] = (),
+    readouts: Sequence[Circuit] = (),
+    alternatives: Sequence[Explanation] | None = None,
+    curve: pd.DataFrame | None = None,
     circuits: Mapping[str, Circuit] | None = None,
     no_circuit: str = "",
     check: CircuitCheck | None = None,
@@ -97,7 +116,11 @@ def write_report(
         explanation: Shown as photograph, mask, what is kept and what is removed.
         circuit: Shown as a drawing that can be asked.
         table: From `compare`; its attributions are shown beside the mask.
-        instances: Further explanations of the class, each of another object.
+        instances: From `explain_instances`, those after the first: each is of another object.
+        readouts: From `read_circuit`, of the first object and of each further one; they can be
+            looked at and compared with as ``circuits`` can.
+        alternatives: From `explain_alternatives`; None where nobody looked.
+        curve: From `match_curve`: what keeping more of the computation costs.
         circuits: Further circuits of the class by title, to look at or to compare with.
         no_circuit: Why no circuit was discovered, in a sentence, where ``circuit`` is a readout
             in its place.
@@ -108,13 +131,17 @@ def write_report(
 
     Raises:
         FileFormatError: The file cannot be written, or the table lacks a column.
-        OptionError: The circuits are of several classifiers.
+        OptionError: The circuits are of several classifiers, or there is not one readout for
+            each object.
     """
     page = report_html(
         explanation,
         circuit,
         table,
         instances=instances,
+        readouts=readouts,
+        alternatives=alternatives,
+        curve=curve,
         circuits=circuits,
         no_circuit=no_circuit,
         check=check,
@@ -131,6 +158,9 @@ def report_html(
     table: pd.DataFrame,
     *,
     instances: Sequence[Explanation] = (),
+    readouts: Sequence[Circuit] = (),
+    alternatives: Sequence[Explanation] | None = None,
+    curve: pd.DataFrame | None = None,
     circuits: Mapping[str, Circuit] | None = None,
     no_circuit: str = "",
     check: CircuitCheck | None = None,
@@ -138,34 +168,51 @@ def report_html(
     made: Provenance | None = None,
 ) -> str:
     """The page of one explanation as text; see `write_report`."""
+    objects = [explanation, *instances]
+    if readouts and len(readouts) != len(objects):
+        raise OptionError(f"{len(readouts)} readouts for {len(objects)} objects: give one of each")
     rows = method_rows(table)
+    command = "" if made is None else made.command
     tested = circuit_trials(
-        check, explanation, circuit.graph.graph["wiring"], no_circuit=no_circuit
+        check,
+        explanation,
+        circuit.graph.graph["wiring"],
+        no_circuit=no_circuit,
+        command=command,
     )
-    data = _circuits(circuit, circuits, channels)
+    masked = mask_trials(
+        explanation, rows, alternatives=alternatives, curve=curve is not None, command=command
+    )
+    own = {_readout_title(n): each for n, each in enumerate(readouts[1:], start=2)}
+    every = {circuit_title(circuit): circuit, **(circuits or {}), **own}
+    figures = {}
     if check is not None:
-        data["curves"] = json.loads(faithfulness_figure(check).to_json())
-
-    def first_facts(each: Explanation) -> list[Fact]:
-        return [*facts(each), circuit_fact(circuit, tested)] if each is explanation else facts(each)
-
+        figures["curves"] = faithfulness_figure(check)
+    if curve is not None:
+        figures["match-curve"] = match_figure(curve)
+    data = _circuits(every, channels)
+    data["figures"] = {name: json.loads(each.to_json()) for name, each in figures.items()}
     return _page(
         "report.html",
         data,
-        plotly=check is not None,
+        plotly=bool(figures),
         title=f"{explanation.label_name} · expcam",
         explanation=explanation,
-        views=_views([explanation, *instances]),
-        facts=first_facts,
+        views=_views(
+            objects, alternatives or (), circuit_fact(circuit, tested), readouts, list(every)
+        ),
         circuit=circuit,
         rule=RULE,
         marks=MARKS,
-        trust=[("The mask", mask_trials(explanation, rows)), ("The circuit", tested)],
+        trust=[("The mask", masked), ("The circuit", tested)],
+        taps=list(explanation.match.pooled),
+        matches=match_rows(explanation),
         no_circuit=no_circuit,
+        common=in_common(readouts),
         selective=selectivity(circuit),
         necessary=None if channels is None else channels.necessary,
         tried=0 if channels is None else len(channels.effects),
-        curves=check is not None,
+        figures=list(figures),
         rows=rows,
         better=better(rows),
         backgrounds=len(EVALUATION),
@@ -176,7 +223,7 @@ def report_html(
             if not row.ours and row.attribution is not None
         ],
         made=made_with(explanation, circuit, made),
-        command="" if made is None else made.command,
+        command=command,
         references=REFERENCES,
         minimality=minimality(explanation),
         edge_meaning=edge_meaning(circuit.graph.graph["edges"]),
@@ -187,32 +234,62 @@ def report_html(
 def circuit_html(circuit: Circuit) -> str:
     """A page of a circuit alone."""
     title = f"{circuit.graph.graph['label_name']} · expcam"
-    return _page("notebook.html", _circuits(circuit, {}, None), title=title, circuit=circuit)
+    data = _circuits({circuit_title(circuit): circuit}, None)
+    return _page("notebook.html", data, title=title, circuit=circuit)
 
 
-def _circuits(
-    circuit: Circuit, others: Mapping[str, Circuit] | None, channels: ChannelFacts | None
-) -> dict[str, Any]:
-    every = {circuit_title(circuit): circuit, **(others or {})}
-    return {"format": FORMAT, **circuit_data(every, channels)}
+def _circuits(circuits: Mapping[str, Circuit], channels: ChannelFacts | None) -> dict[str, Any]:
+    return {"format": FORMAT, **circuit_data(circuits, channels)}
 
 
-def _views(explanations: Sequence[Explanation]) -> list[View]:
-    return [
-        View(
-            name=f"object {place}",
-            explanation=each,
-            verdict=verdict(each),
-            pictures=[
-                ("photograph", data_uri(each.photo)),
-                ("mask", data_uri(outlined(each))),
-                ("explanation", data_uri(kept_pixels(each))),
-                ("the rest", data_uri(removed_pixels(each))),
-            ],
-            ratio=f"{each.photo.shape[1]} / {each.photo.shape[0]}",
-        )
-        for place, each in enumerate(explanations, start=1)
-    ]
+def _readout_title(number: int) -> str:
+    return f"readout of object {number}"
+
+
+def _views(
+    objects: Sequence[Explanation],
+    alternatives: Sequence[Explanation],
+    first: Fact,
+    readouts: Sequence[Circuit],
+    titles: Sequence[str],
+) -> list[View]:
+    """The tabs: objects, then alternatives.
+
+    Args:
+        objects: The first one, and further ones.
+        alternatives: To the first.
+        first: Of the circuit that is shown first.
+        readouts: One of each object, or none at all.
+        titles: Of all circuits that are drawn.
+    """
+    name = "object 1" if len(objects) > 1 else "explanation"
+    views = [_view(name, objects[0], "", [first], 0)]
+    for n, each in enumerate(objects[1:], start=2):
+        own = [readout_fact(readouts[n - 1], readouts[0])] if readouts else []
+        place = titles.index(_readout_title(n)) if readouts else None
+        views.append(_view(f"object {n}", each, ANOTHER, own, place))
+    for n, each in enumerate(alternatives, start=1):
+        views.append(_view(f"alternative {n}", each, f"{ALTERNATIVE} “{name}”.", [], None))
+    return views
+
+
+def _view(
+    name: str, each: Explanation, about: str, further: Sequence[Fact], circuit: int | None
+) -> View:
+    return View(
+        name=name,
+        about=about,
+        verdict=verdict(each),
+        facts=[*facts(each), *further],
+        pictures=[
+            ("photograph", data_uri(each.photo)),
+            ("mask", data_uri(outlined(each))),
+            ("explanation", data_uri(kept_pixels(each))),
+            ("the rest", data_uri(removed_pixels(each))),
+        ],
+        ratio=f"{each.photo.shape[1]} / {each.photo.shape[0]}",
+        circuit=circuit,
+    )
 
 
 def _cuts(explanation: Explanation, row: MethodRow) -> list[tuple[str, str]]:

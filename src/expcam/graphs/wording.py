@@ -26,6 +26,9 @@ EDGE_MEANING = {
     "weight": "L1 norm of the weights from source to target, every scale on the way folded in.",
 }
 
+MATCH_CONTROLS = {MOVED: "this mask elsewhere", GRADCAM: "Grad-CAM's pixels of this area"}
+"""What stands beside a mask's match."""
+
 
 def edge_meaning(score: str) -> str:
     """What an edge's score is, in words."""
@@ -90,9 +93,8 @@ def matching(explanation: Explanation) -> str:
     if missed:
         asked = ", ".join(f"{least:.0%} at {tap}" for tap, least in missed.items())
         texts = [f"{texts[0]}, NOT {asked} as was asked for"]
-    titles = {MOVED: "this mask elsewhere", GRADCAM: "Grad-CAM's pixels of this area"}
     for name, control in e.match_controls.items():
-        texts.append(f"{titles[name]} {control.last:.0%}")
+        texts.append(f"{MATCH_CONTROLS[name]} {control.last:.0%}")
     return "; ".join(texts)
 
 

@@ -2,9 +2,18 @@ import dataclasses
 
 import pytest
 
+from expcam.explain.match import MOVED, Match
 from expcam.graphs.methods import method_rows
-from expcam.graphs.page.trust import AMBER, GREEN, RED, UNKNOWN, circuit_trials, mask_trials
-from tests.graphs.made import made_check, made_explanation, made_table
+from expcam.graphs.page.trust import (
+    AMBER,
+    GREEN,
+    RED,
+    UNKNOWN,
+    Trial,
+    circuit_trials,
+    mask_trials,
+)
+from tests.graphs.made import made_check, made_explanation, made_match, made_table
 
 ROWS = method_rows(made_table())
 
@@ -17,26 +26,80 @@ def colours(**changes: object) -> list[str]:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, [GREEN, GREEN, GREEN, GREEN, GREEN]),
-        ({"kept": False}, [RED, RED, GREEN, GREEN, GREEN]),
-        ({"robustness": 5 / 8}, [GREEN, AMBER, GREEN, GREEN, GREEN]),
-        ({"robustness": 3 / 8}, [GREEN, RED, GREEN, GREEN, GREEN]),
-        ({"necessary": False}, [GREEN, GREEN, AMBER, GREEN, GREEN]),
-        ({"objective": "both", "necessary": False}, [GREEN, GREEN, RED, GREEN, GREEN]),
-        ({"cell": 0}, [GREEN, GREEN, GREEN, AMBER, GREEN]),
+        ({}, [GREEN, GREEN, GREEN, GREEN, GREEN, GREEN]),
+        ({"kept": False}, [RED, RED, GREEN, GREEN, GREEN, GREEN]),
+        ({"robustness": 5 / 8}, [GREEN, AMBER, GREEN, GREEN, GREEN, GREEN]),
+        ({"robustness": 3 / 8}, [GREEN, RED, GREEN, GREEN, GREEN, GREEN]),
+        ({"necessary": False}, [GREEN, GREEN, AMBER, GREEN, GREEN, GREEN]),
+        ({"objective": "both", "necessary": False}, [GREEN, GREEN, RED, GREEN, GREEN, GREEN]),
+        ({"cell": 0}, [GREEN, GREEN, GREEN, GREEN, AMBER, GREEN]),
         # What was not asked for is no failure.
         (
             {"objective": "necessary", "kept": False, "robustness": 0.0},
-            [AMBER, AMBER, GREEN, GREEN, GREEN],
+            [AMBER, AMBER, GREEN, GREEN, GREEN, GREEN],
         ),
         # Backgrounds other than the mean colour were not asked for.
-        ({"objective": "sufficient", "robustness": 1 / 8}, [GREEN, AMBER, GREEN, GREEN, GREEN]),
+        (
+            {"objective": "sufficient", "robustness": 1 / 8},
+            [GREEN, AMBER, GREEN, GREEN, GREEN, GREEN],
+        ),
     ],
 )
 def test_a_mask_is_judged_by_what_was_asked(
     changes: dict[str, object], expected: list[str]
 ) -> None:
     assert colours(**changes) == expected
+
+
+def test_a_label_that_the_rest_keeps_asks_for_the_alternatives() -> None:
+    e = dataclasses.replace(made_explanation(), necessary=False)
+    other = dataclasses.replace(e, area=0.25)
+
+    def rest(**known: object) -> Trial:
+        return mask_trials(e, ROWS, **known)[2]  # type: ignore[arg-type]
+
+    assert rest().command == "expcam-circuit square.png --out graph.html --alternatives 1"
+    assert rest(command="expcam-circuit a.png --seed 2").command == (
+        "expcam-circuit a.png --seed 2 --alternatives 1"
+    )
+    assert rest(alternatives=[other, other]).statement.endswith("as alternatives: 25% and 25%.")
+    assert rest(alternatives=[]).statement.endswith("No other small set of pixels was found that "
+                                                    "is enough.")  # fmt: skip
+    assert rest(alternatives=[other]).command == rest(alternatives=[]).command == ""
+    assert mask_trials(made_explanation(), ROWS)[2].command == ""
+
+
+@pytest.mark.parametrize(
+    ("last", "asked", "colour", "told"),
+    [
+        (0.70, {}, GREEN, "(late) responds 70% alike"),  # Grad-CAM has 60%, elsewhere 45%
+        (0.69, {}, AMBER, "(late) responds 69% alike"),
+        (0.60, {}, RED, "it explains the label, not the computation"),
+        (0.75, {"mid": 0.9, "late": 0.7}, GREEN, "at least 90% at mid, reached (90%)"),
+        (0.75, {"late": 0.8}, RED, "at least 80% at late, NOT reached (75%)"),
+    ],
+)
+def test_a_match_is_judged_beside_its_controls(
+    last: float, asked: dict[str, float], colour: str, told: str
+) -> None:
+    e = dataclasses.replace(made_explanation(), match=made_match(last), match_asked=asked)
+    trial = mask_trials(e, ROWS)[3]
+    assert trial.question == "Does it keep the computation?"
+    assert trial.colour == colour
+    assert told in trial.statement
+    assert ("not the computation" in trial.statement) == (last == 0.6)
+    assert trial.control == "this mask elsewhere 45%, Grad-CAM's pixels of this area 60%."
+    assert trial.command == "expcam-circuit square.png --out graph.html --match-curve"
+    assert mask_trials(e, ROWS, curve=True)[3].command == ""
+
+
+def test_a_classifier_without_stages_has_no_match() -> None:
+    none = Match(spatial={}, pooled={}, divergence=0.1)
+    e = dataclasses.replace(made_explanation(), match=none, match_controls={MOVED: none})
+    trial = mask_trials(e, ROWS)[3]
+    assert trial.colour == UNKNOWN
+    assert "TorchScript hides them all" in trial.statement
+    assert trial.command == ""
 
 
 @pytest.mark.parametrize(

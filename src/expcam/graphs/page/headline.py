@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from expcam.circuits.circuit import Circuit
+from expcam.circuits.comparison import common_circuit
 from expcam.explain.explanation import Explanation
 from expcam.explain.objectives import EVALUATION
 from expcam.graphs.methods import MethodRow
-from expcam.graphs.page.trust import GREEN, UNKNOWN, Trial
-from expcam.graphs.wording import channels_in, discovered, share
+from expcam.graphs.page.trust import GREEN, NO_STAGES, UNKNOWN, Trial, controls_of
+from expcam.graphs.wording import MATCH_CONTROLS, channels_in, discovered, share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,23 @@ def facts(explanation: Explanation) -> list[Fact]:
             f"noise with a probability of at least {share(e.bound)}",
         ),
         without,
+        _computation(e),
     ]
+
+
+def _computation(e: Explanation) -> Fact:
+    """How much of the last stage's response is kept, beside the controls."""
+    name = "keeps of the computation"
+    if e.match.last is None:
+        return Fact(name=name, value="–", meaning=NO_STAGES)
+    beside = ", ".join(
+        f"{MATCH_CONTROLS[control]} keeps {share(match)}" for control, match in controls_of(e)
+    )
+    return Fact(
+        name=name,
+        value=share(e.match.last),
+        meaning=f"of the last stage’s response (cosine similarity, averaged over space); {beside}",
+    )
 
 
 def circuit_fact(circuit: Circuit, trials: Sequence[Trial]) -> Fact:
@@ -62,6 +79,32 @@ def circuit_fact(circuit: Circuit, trials: Sequence[Trial]) -> Fact:
         meaning=f"{of_all}in {len(circuit.layers) - 1} layers, {graph.number_of_edges():,} edges; "
         f"{tested}",
     )
+
+
+def readout_fact(readout: Circuit, first: Circuit) -> Fact:
+    """The size of an object's readout, and what it shares with the first object's."""
+    own = channels_in(readout)
+    return Fact(
+        name="its readout",
+        value=f"{own:,} channels",
+        meaning=f"{_both([readout, first]):,} of them are also in object 1’s readout; "
+        "a hypothesis: not tested",
+    )
+
+
+def in_common(readouts: Sequence[Circuit]) -> str:
+    """How many channels the readouts of several objects share; empty where there are not two."""
+    if len(readouts) < 2:
+        return ""
+    sizes = ", ".join(f"{channels_in(each):,}" for each in readouts)
+    return (
+        f"The readouts of the {len(readouts)} objects ({sizes} channels) have {_both(readouts):,} "
+        "channels in common."
+    )
+
+
+def _both(circuits: Sequence[Circuit]) -> int:
+    return channels_in(common_circuit(circuits, share=1))
 
 
 def better(rows: Sequence[MethodRow]) -> str:

@@ -72,9 +72,9 @@ def made_with(
         ("Photograph", e.source or "given without a file name"),
         ("Classifier", e.classifier),
         *([("Weights, SHA-256", made.weights), ("Device", made.device)] if made else []),
-        ("Class", f"{e.label_name} ({e.label})"),
+        ("Class", f"{e.label_name} ({', '.join(map(str, e.group or (e.label,)))})"),
         *([("Contrast", f"{e.contrast_name} ({e.contrast})")] if e.contrast is not None else []),
-        ("Mask", f"objective {e.objective}, recipe {e.recipe}, seed {e.seed}"),
+        ("Mask", f"objective {e.objective}, recipe {e.recipe}, seed {e.seed}{_asked(e)}"),
         ("Work", f"{e.seconds:.1f} s, {e.cost:.0f} forward and backward passes for the mask"),
         (
             "Circuit",
@@ -84,6 +84,10 @@ def made_with(
     if made:
         rows.append(("Versions", ", ".join(f"{k} {v}" for k, v in made.versions.items())))
     return rows
+
+
+def _asked(e: Explanation) -> str:
+    return "".join(f", match at least {least:g} at {tap}" for tap, least in e.match_asked.items())
 
 
 _SETTINGS = ("method", "nodes", "edges", "coverage", "top_k", "granularity", "wiring")

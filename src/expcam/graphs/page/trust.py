@@ -13,7 +13,7 @@ from expcam.circuits.ablation.verification import WITHIN, CircuitCheck
 from expcam.explain.explanation import Explanation
 from expcam.explain.objectives import EVALUATION, OBJECTIVES
 from expcam.graphs.methods import MethodRow
-from expcam.graphs.wording import keeping, share, unseen
+from expcam.graphs.wording import MATCH_CONTROLS, keeping, share, unseen
 
 GREEN, AMBER, RED, UNKNOWN = "green", "amber", "red", "not computed"
 RULE = (
@@ -22,6 +22,9 @@ RULE = (
 )
 HALF = 0.5
 """A decision needs a circuit without which less than so much of the logit is left."""
+CLEARLY = 0.1
+"""A mask keeps clearly more of the computation where its match is so much above its controls'."""
+NO_STAGES = "no output of this classifier ends a stage (TorchScript hides them all)"
 CONTROLS = ("disc",)
 """Methods that look neither at the image nor at the classifier."""
 HOLDS = "Does the circuit hold without the rest?"
@@ -50,7 +53,8 @@ class Trial:
         colour: `GREEN`, `AMBER`, `RED` or `UNKNOWN`.
         statement: What was found.
         control: What stands beside it; empty where nothing does.
-        command: What would compute it, where it was not.
+        command: What would compute it, where it was not, or more of it.
+        offer: What stands before the command.
     """
 
     question: str
@@ -58,10 +62,26 @@ class Trial:
     statement: str
     control: str = ""
     command: str = ""
+    offer: str = "This would"
 
 
-def mask_trials(explanation: Explanation, methods: Sequence[MethodRow]) -> list[Trial]:
-    """The tests of a mask."""
+def mask_trials(
+    explanation: Explanation,
+    methods: Sequence[MethodRow],
+    *,
+    alternatives: Sequence[Explanation] | None = None,
+    curve: bool = False,
+    command: str = "",
+) -> list[Trial]:
+    """The tests of a mask.
+
+    Args:
+        explanation: The mask.
+        methods: What others need.
+        alternatives: Other pixels that do as well; None where nobody looked.
+        curve: Whether it is known what a higher match costs.
+        command: What the explanation was made with, if with the command.
+    """
     e = explanation
     asked = OBJECTIVES[e.objective]
     missed = RED if asked.keeping else AMBER
@@ -78,11 +98,8 @@ def mask_trials(explanation: Explanation, methods: Sequence[MethodRow]) -> list[
             f"draws of noise: with a probability of at least {share(e.bound)} on the next one "
             "(95 % confidence). The search has seen none of them.",
         ),
-        Trial(
-            question="Would the rest of the photograph do as well?",
-            colour=GREEN if e.necessary else (RED if asked.removal else AMBER),
-            statement=_without(e),
-        ),
+        _rest(e, alternatives, command),
+        _match(e, "" if curve else _again(e, command, "--match-curve")),
         Trial(
             question="Could it be smaller?",
             colour=GREEN if e.cell else AMBER,
@@ -93,8 +110,14 @@ def mask_trials(explanation: Explanation, methods: Sequence[MethodRow]) -> list[
                 else "It was not pruned, or not to the end: it may be larger than need be."
             ),
         ),
-        _smaller(e, methods),
+        _smaller(e, methods, command),
     ]
+
+
+def controls_of(explanation: Explanation) -> list[tuple[str, float]]:
+    """The match at the last tap of each of `Explanation.match_controls`."""
+    controls = explanation.match_controls.items()
+    return [(name, each.last) for name, each in controls if each.last is not None]
 
 
 def circuit_trials(
@@ -103,6 +126,7 @@ def circuit_trials(
     wiring: str = "exact",
     *,
     no_circuit: str = "",
+    command: str = "",
 ) -> list[Trial]:
     """The tests of a circuit, or one that says how it would be tested.
 
@@ -111,6 +135,7 @@ def circuit_trials(
         explanation: That it was read on.
         wiring: Of the circuit's graph.
         no_circuit: Why none was discovered, where it is a readout in the place of one.
+        command: What the explanation was made with, if with the command.
     """
     if no_circuit:
         missing = Trial(
@@ -119,7 +144,7 @@ def circuit_trials(
             statement=f"None was found: {no_circuit}. What is drawn is the published readout, a "
             "hypothesis.",
         )
-        return [missing, *circuit_trials(check, explanation, wiring)]
+        return [missing, *circuit_trials(check, explanation, wiring, command=command)]
     if check is None and wiring != "exact":
         return [
             Trial(
@@ -130,13 +155,12 @@ def circuit_trials(
             )
         ]
     if check is None:
-        photograph = shlex.quote(explanation.source or "IMG")
         return [
             Trial(
                 question=HOLDS,
                 colour=UNKNOWN,
                 statement="The circuit is a hypothesis; no channel was ablated to test it.",
-                command=f"expcam-circuit {photograph} --out graph.html --verify",
+                command=_again(explanation, command, "--verify"),
             )
         ]
     if check.claims.empty:
@@ -202,18 +226,17 @@ def _by_zero(check: CircuitCheck) -> list[Trial]:
     ]
 
 
-def _smaller(e: Explanation, methods: Sequence[MethodRow]) -> Trial:
+def _smaller(e: Explanation, methods: Sequence[MethodRow], command: str) -> Trial:
     """Whether other methods need more pixels to hold on all backgrounds."""
     question = "Is it better than other methods?"
     ours = [row.area_robust for row in methods if row.ours]
     others = [row for row in methods if not row.ours and not row.reason]
     if not ours or not others:
-        photograph = shlex.quote(e.source or "IMG")
         return Trial(
             question=question,
             colour=UNKNOWN,
             statement="No other method was run on this photograph.",
-            command=f"expcam-circuit {photograph} --out graph.html --baselines gradcam,ig,disc",
+            command=_again(e, command, "--baselines gradcam,ig,disc"),
         )
     (own,) = ours
     as_small = [row for row in others if not _more(row.area_robust, own)]
@@ -245,6 +268,69 @@ def _says(kept: bool, e: Explanation) -> str:
     if e.contrast is not None:
         return f"{'prefers' if kept else 'does not prefer'} “{e.label_name}” to “{e.contrast_name}”"
     return f"{'says' if kept else 'does not say'} “{e.label_name}”"
+
+
+def _rest(e: Explanation, alternatives: Sequence[Explanation] | None, command: str) -> Trial:
+    """Whether the label is lost without the mask; if not, what else it rests on."""
+    asks = e.predicted and not e.necessary
+    statement, more = _without(e), ""
+    if asks and alternatives is None:
+        more = _again(e, command, "--alternatives 1")
+    elif asks and alternatives:
+        areas = " and ".join(share(each.area) for each in alternatives)
+        statement += f" Other pixels that are enough are shown above as alternatives: {areas}."
+    elif asks:
+        statement += " No other small set of pixels was found that is enough."
+    return Trial(
+        question="Would the rest of the photograph do as well?",
+        colour=GREEN if e.necessary else (RED if OBJECTIVES[e.objective].removal else AMBER),
+        statement=statement,
+        command=more,
+        offer="What else would do is shown by",
+    )
+
+
+def _match(e: Explanation, command: str) -> Trial:
+    """Whether the classifier computes of the mask what it does of the photograph."""
+    question = "Does it keep the computation?"
+    taps = list(e.match.pooled)
+    if e.match.last is None:
+        return Trial(question=question, colour=UNKNOWN, statement=f"Nobody can tell: {NO_STAGES}.")
+    ahead = round(e.match.last - max(match for _, match in controls_of(e)), 3)
+    reached = {True: "reached", False: "NOT reached"}
+    asked = [
+        f"at least {share(least)} at {tap}, {reached[e.match.pooled[tap] >= least]} "
+        f"({share(e.match.pooled[tap])})"
+        for tap, least in e.match_asked.items()
+    ]
+    statement = (
+        f"On the explanation the last stage ({taps[-1]}) responds {share(e.match.last)} alike "
+        "(cosine similarity, averaged over space)."
+    )
+    if asked:
+        statement += f" Asked for: {'; '.join(asked)}."
+    if ahead <= 0:
+        statement += (
+            " It matches no better than its controls: it explains the label, not the computation."
+        )
+    good = GREEN if ahead >= CLEARLY else AMBER if ahead > 0 else RED
+    return Trial(
+        question=question,
+        colour=good if e.matches else RED,
+        statement=statement,
+        control=", ".join(
+            f"{MATCH_CONTROLS[name]} {share(match)}" for name, match in controls_of(e)
+        )
+        + ".",
+        command=command,
+        offer="What more of it costs in pixels is shown by",
+    )
+
+
+def _again(e: Explanation, command: str, option: str) -> str:
+    """The command with one more option; the last of two that contradict counts."""
+    plain = f"expcam-circuit {shlex.quote(e.source or 'IMG')} --out graph.html"
+    return f"{command or plain} {option}"
 
 
 def _without(e: Explanation) -> str:

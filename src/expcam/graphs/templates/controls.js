@@ -170,18 +170,19 @@ async function copyLink() {
   setTimeout(() => (button.textContent = "copy link"), 2000);
 }
 
+function chooseCircuit(circuit) {
+  const widths = DATA.circuits[circuit].quantities;
+  change({
+    circuit,
+    against: state.against === circuit ? -1 : state.against,
+    width: widths.includes(state.width) ? state.width : "score",
+  });
+}
+
 function startControls() {
   const on = (id, event, action) => byId(id).addEventListener(event, action);
   const chosenValue = (event) => event.target.value;
-  on("choose-circuit", "change", (event) => {
-    const circuit = Number(chosenValue(event));
-    const widths = DATA.circuits[circuit].quantities;
-    change({
-      circuit,
-      against: state.against === circuit ? -1 : state.against,
-      width: widths.includes(state.width) ? state.width : "score",
-    });
-  });
+  on("choose-circuit", "change", (event) => chooseCircuit(Number(chosenValue(event))));
   on("choose-against", "change", (event) => change({ against: Number(chosenValue(event)) }));
   on("choose-width", "change", (event) => change({ width: chosenValue(event) }));
   on("choose-size", "change", (event) => change({ size: chosenValue(event) }));

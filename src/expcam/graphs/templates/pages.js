@@ -40,9 +40,10 @@ function startTabs() {
   tabs.forEach((tab, place) => {
     tab.addEventListener("click", () => open(place));
     tab.addEventListener("keydown", (event) => {
-      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-      if (!step) return;
-      const next = (place + step + tabs.length) % tabs.length;
+      const steps = { ArrowRight: place + 1, ArrowLeft: place - 1, Home: 0, End: -1 };
+      if (!(event.key in steps)) return;
+      event.preventDefault();
+      const next = (steps[event.key] + tabs.length) % tabs.length;
       open(next);
       tabs[next].focus();
     });
@@ -68,30 +69,34 @@ function startPages() {
   startTabs();
   startCuts();
   for (const button of document.querySelectorAll("[data-to]")) {
-    button.addEventListener("click", () => byId(button.dataset.to).scrollIntoView({ behavior: "smooth" }));
+    button.addEventListener("click", () => {
+      const { to, circuit } = button.dataset;
+      if (circuit !== undefined) chooseCircuit(Number(circuit));
+      byId(to).scrollIntoView({ behavior: "smooth" });
+    });
   }
 }
 
-/** The curves of faithfulness, in the page's colours. */
+/** The curves, in the page's colours. */
 function drawCurves() {
-  const frame = byId("curves");
-  if (!frame || !DATA.curves) return;
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
   const axis = { gridcolor: colour("--line"), linecolor: colour("--line"), zerolinecolor: colour("--line") };
-  const { layout } = DATA.curves;
-  Plotly.react(
-    frame,
-    DATA.curves.data,
-    {
-      ...layout,
-      width: Math.min(layout.width, Math.max(340, frame.parentElement.clientWidth - 8)),
-      font: { color: colour("--ink") },
-      paper_bgcolor: "rgba(0,0,0,0)",
-      plot_bgcolor: "rgba(0,0,0,0)",
-      xaxis: { ...layout.xaxis, ...axis },
-      yaxis: { ...layout.yaxis, ...axis },
-    },
-    { displaylogo: false, displayModeBar: false },
-  );
+  for (const [name, { data, layout }] of Object.entries(DATA.figures ?? {})) {
+    const frame = byId(name);
+    Plotly.react(
+      frame,
+      data,
+      {
+        ...layout,
+        width: Math.min(layout.width, Math.max(340, frame.parentElement.clientWidth - 8)),
+        font: { color: colour("--ink") },
+        paper_bgcolor: "rgba(0,0,0,0)",
+        plot_bgcolor: "rgba(0,0,0,0)",
+        xaxis: { ...layout.xaxis, ...axis },
+        yaxis: { ...layout.yaxis, ...axis },
+      },
+      { displaylogo: false, displayModeBar: false },
+    );
+  }
 }
