@@ -24,6 +24,7 @@ from .explain.explanation import Explanation as Explanation
 from .explain.instances import explain_alternatives as explain_alternatives
 from .explain.instances import explain_instances as explain_instances
 from .graphs.figures import circuit_figure as circuit_figure
+from .graphs.notebook import show_report as show_report
 from .graphs.plots import plot_activations as plot_activations
 from .graphs.plots import plot_circuit as plot_circuit
 from .graphs.plots import plot_comparison as plot_comparison

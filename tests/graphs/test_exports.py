@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import pytest
 
 import expcam
 from expcam.errors import OptionError
-from expcam.graphs.exports import WRITERS, writer_for
+from expcam.graphs.exports import CSV_FILES, WRITERS, writer_for
 from expcam.graphs.finding import Finding
+from tests.graphs.made import made_circuit, made_curve, made_explanation, made_table
 
 
 @pytest.fixture
@@ -66,6 +68,26 @@ def test_tables_as_csv(finding: Finding, tmp_path: Path) -> None:
     edges = pd.read_csv(tmp_path / "x.csv" / "edges.csv")
     assert edges["score"].to_numpy() == pytest.approx(finding.circuit.edges["score"].to_numpy())
     assert len(pd.read_csv(tmp_path / "x.csv" / "methods.csv")) == len(finding.table)
+
+
+def test_masks_and_what_a_match_costs_as_csv(tmp_path: Path) -> None:
+    one, other = made_explanation(), dataclasses.replace(made_explanation(), area=0.25)
+    more = dataclasses.replace(one, match_controls={}, necessary=False)
+    finding = Finding(
+        explanation=one, circuit=made_circuit(), table=made_table(), instances=[other],
+        alternatives=[more], curve=made_curve(),
+    )  # fmt: skip
+    writer_for("x.csv")(tmp_path / "x.csv", finding)
+    masks = pd.read_csv(tmp_path / "x.csv" / "masks.csv").set_index("mask")
+    assert masks["area"].to_dict() == {"object 1": 0.5, "object 2": 0.25, "alternative 1": 0.5}
+    assert masks["necessary"].tolist() == [True, True, False]
+    assert masks.loc["object 1", ["match", "match_moved", "match_gradcam"]].tolist() == [
+        0.75, 0.45, 0.6,
+    ]  # fmt: skip
+    assert masks.loc["alternative 1", ["match_moved", "match_gradcam"]].isna().all()
+    curve = pd.read_csv(tmp_path / "x.csv" / "match_curve.csv")
+    pd.testing.assert_frame_equal(curve, made_curve())
+    assert {path.name for path in (tmp_path / "x.csv").iterdir()} == set(CSV_FILES)
 
 
 def test_an_unknown_suffix_is_answered_with_the_known_ones() -> None:

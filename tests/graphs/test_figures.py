@@ -4,7 +4,8 @@ import pytest
 
 import expcam
 from expcam.circuits.ablation.verification import CircuitCheck
-from expcam.graphs.figures import faithfulness_figure
+from expcam.graphs.figures import faithfulness_figure, match_figure
+from tests.graphs.made import made_curve
 
 
 def test_every_channel_can_be_hovered_over(cat_circuit: expcam.Circuit) -> None:
@@ -35,3 +36,15 @@ def test_every_method_has_its_curve(cat_check: CircuitCheck) -> None:
     assert len({trace.line.color for trace in figure.data[:-1]}) == len(names) - 1
     relevance = cat_check.curves.query("method == 'relevance'")["faithfulness"]
     assert list(figure.data[0].y) == pytest.approx(relevance.tolist())
+
+
+def test_a_match_stands_beside_its_controls_at_the_same_area() -> None:
+    figure = match_figure(made_curve())
+    ours, elsewhere, gradcam = figure.data
+    assert list(ours.x) == list(gradcam.x) == [0.5, 0.6, 0.8]
+    assert list(ours.y) == [0.75, 0.81, 0.85]
+    assert list(elsewhere.y) == [0.45, 0.5, 0.7]
+    assert list(gradcam.y) == [0.6, 0.65, None]
+    assert list(ours.text) == ["nothing", "at least 80%", "at least 90%"]
+    assert list(ours.marker.symbol) == ["circle", "circle", "circle-open"]  # the last is not kept
+    json.loads(figure.to_json())

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -6,6 +7,7 @@ import pytest
 
 import expcam
 from expcam.errors import FileFormatError, OptionError
+from expcam.explain.match import UNKNOWN
 from expcam.graphs import report, wording
 from expcam.graphs.page import headline, provenance, trust
 from expcam.graphs.report import circuit_html, report_html
@@ -14,8 +16,10 @@ from tests.graphs.made import (
     large_circuit,
     made_check,
     made_circuit,
+    made_curve,
     made_explanation,
     made_facts,
+    made_match,
     made_table,
 )
 
@@ -135,6 +139,59 @@ def test_the_number_of_backgrounds_is_the_one_that_was_used(
     assert "pixels, on all 3 backgrounds" in page
     assert "the share of 3 fillings" in page
     assert "8 of 8" not in page
+
+
+def test_each_object_and_alternative_is_told_with_its_figures() -> None:
+    other = dataclasses.replace(made_explanation(), area=0.25, match=made_match(0.5))
+    first, second = made_circuit(), made_circuit(without=(("late", 8),))
+    page = report_html(
+        made_explanation(), made_circuit(), made_table(),
+        instances=[other], readouts=[first, second], alternatives=[other],
+    )  # fmt: skip
+    assert re.findall(r'<button role="tab"[^>]*>([^<]*)<', page) == [
+        "object 1", "object 2", "alternative 1",
+    ]  # fmt: skip
+    assert "none of them is in the mask of “object 1”" in page
+    assert page.count("<dt>keeps of the computation</dt>") == 3
+    assert "6 of them are also in object 1’s readout" in page
+    assert "The readouts of the 2 objects (7, 6 channels) have 6 channels in common." in page
+    titles = [each["title"] for each in block(page)["circuits"]]  # type: ignore[attr-defined]
+    assert titles == ["published readout", "readout of object 2"]
+    assert 'data-circuit="1"' in page
+
+
+def test_one_explanation_has_no_tabs_and_no_further_readout() -> None:
+    page = report_html(made_explanation(), made_circuit(), made_table(), alternatives=())
+    assert '<button role="tab"' not in page
+    assert "in common" not in page
+
+
+def test_each_object_has_one_readout() -> None:
+    with pytest.raises(OptionError, match="2 objects, and readouts of 1: give one of each"):
+        report_html(
+            made_explanation(), made_circuit(), made_table(),
+            instances=[made_explanation()], readouts=[made_circuit()],
+        )  # fmt: skip
+
+
+def test_what_a_match_costs_is_drawn_where_it_is_known() -> None:
+    page = report_html(made_explanation(), made_circuit(), made_table(), curve=made_curve())
+    assert 'id="match-curve"' in page
+    assert list(block(page)["figures"]) == ["match-curve"]  # type: ignore[call-overload]
+    assert "--match-curve" not in page
+    without = report_html(made_explanation(), made_circuit(), made_table())
+    assert 'id="match-curve"' not in without
+    assert "graph.html --match-curve" in re.sub("</?span>", "", without)
+
+
+def test_what_is_kept_at_each_stage_is_a_table() -> None:
+    page = report_html(made_explanation(), made_circuit(), made_table())
+    (table,) = re.findall(r'<table id="taps">(.*?)</table>', page, re.DOTALL)
+    rows = [re.findall(r">([^<>]+)</t[dh]>", row) for row in table.split("<tr")]
+    assert rows[1] == ["kept by", "mid", "late", "divergence"]
+    assert rows[2] == ["this mask", "90% (72%)", "75% (60%)", "0.40"]
+    unknown = dataclasses.replace(made_explanation(), match=UNKNOWN)
+    assert 'id="taps"' not in report_html(unknown, made_circuit(), made_table())
 
 
 def test_a_page_is_small(cat: expcam.Explanation, cat_circuit: expcam.Circuit) -> None:

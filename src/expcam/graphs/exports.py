@@ -7,12 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from expcam.errors import OptionError
 from expcam.files import written_whole
 from expcam.graphs.finding import Finding
 
-CSV_FILES = ("nodes.csv", "edges.csv", "circuit.csv", "methods.csv")
+if TYPE_CHECKING:
+    import pandas as pd
+
+CSV_FILES = (
+    *("nodes.csv", "edges.csv", "circuit.csv", "methods.csv"),
+    *("masks.csv", "match_curve.csv"),
+)
+
+MASK_FIGURES = ("area", "kept", "robustness", "necessary", "cell", "divergence")
 
 
 def write_html(path: Path, finding: Finding) -> None:
@@ -42,11 +51,38 @@ def write_circuit(path: Path, finding: Finding) -> None:
 
 
 def write_csv(path: Path, finding: Finding) -> None:
-    """A folder with the circuit's tables, which `Circuit.load` reads, and ``methods.csv``."""
+    """A folder with the circuit's tables, which `Circuit.load` reads, and further ones.
+
+    ``methods.csv``, ``masks.csv`` (see `mask_table`), and ``match_curve.csv`` where there is one.
+    """
     with written_whole(path) as temporary:
         finding.circuit.save(temporary)
         methods = finding.table.drop(columns="attribution")
         methods.to_csv(temporary / "methods.csv", index=False)
+        mask_table(finding).to_csv(temporary / "masks.csv", index=False)
+        if finding.curve is not None:
+            finding.curve.to_csv(temporary / "match_curve.csv", index=False)
+
+
+def mask_table(finding: Finding) -> pd.DataFrame:
+    """A row for the explanation, each further object and each alternative, with their figures."""
+    import pandas as pd
+
+    objects = [finding.explanation, *finding.instances]
+    named = [
+        *((f"object {n}", each) for n, each in enumerate(objects, start=1)),
+        *((f"alternative {n}", each) for n, each in enumerate(finding.alternatives or (), start=1)),
+    ]
+    rows = [
+        {
+            "mask": name,
+            **{figure: getattr(each, figure) for figure in MASK_FIGURES},
+            "match": each.match.last,
+            **{f"match_{name}": control.last for name, control in each.match_controls.items()},
+        }
+        for name, each in named
+    ]
+    return pd.DataFrame(rows)
 
 
 def write_picture(path: Path, finding: Finding) -> None:

@@ -170,7 +170,9 @@ def report_html(
     """The page of one explanation as text; see `write_report`."""
     objects = [explanation, *instances]
     if readouts and len(readouts) != len(objects):
-        raise OptionError(f"{len(readouts)} readouts for {len(objects)} objects: give one of each")
+        raise OptionError(
+            f"there are {len(objects)} objects, and readouts of {len(readouts)}: give one of each"
+        )
     rows = method_rows(table)
     command = "" if made is None else made.command
     tested = circuit_trials(

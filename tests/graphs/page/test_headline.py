@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from expcam.explain.match import Match
+from expcam.explain.match import UNKNOWN
 from expcam.graphs.methods import method_rows
 from expcam.graphs.page.headline import better, circuit_fact, facts, in_common, readout_fact
 from expcam.graphs.page.trust import circuit_trials
@@ -26,10 +26,10 @@ def test_figures_of_a_mask(changes: dict[str, object], values: list[str]) -> Non
 def test_what_is_kept_of_the_computation_stands_beside_its_controls() -> None:
     meaning = facts(made_explanation())[-1].meaning
     assert meaning.endswith(
-        "this mask elsewhere keeps 45%, Grad-CAM's pixels of this area keeps 60%"
+        "averaged over space); this mask elsewhere 45%, Grad-CAM's pixels of this area 60%"
     )
-    none = Match(spatial={}, pooled={}, divergence=0.1)
-    assert facts(dataclasses.replace(made_explanation(), match=none))[-1].value == "–"
+    unknown = facts(dataclasses.replace(made_explanation(), match=UNKNOWN))[-1]
+    assert (unknown.value, unknown.meaning) == ("–", "it was not measured")
 
 
 def test_readouts_say_what_they_share() -> None:

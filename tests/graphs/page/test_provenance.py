@@ -31,5 +31,9 @@ def test_what_a_finding_was_made_with(detector: expcam.Classifier) -> None:
     assert rows["Class"] == "red (1)"
     assert rows["Contrast"] == "blue (2)"
     assert "method ablation" in rows["Circuit"]
-    assert "seed 0" in rows["Mask"]
+    assert rows["Mask"] == "objective robust, recipe constrained, seed 0"
+    asked = dataclasses.replace(explanation, match_asked={"late": 0.8}, group=(1, 2))
+    rows = dict(made_with(asked, circuit, None))
+    assert rows["Mask"].endswith("seed 0, match at least 0.8 at late")
+    assert rows["Class"] == "red (1, 2)"
     assert "Versions" not in dict(made_with(explanation, circuit, None))

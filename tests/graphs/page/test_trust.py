@@ -1,8 +1,10 @@
 import dataclasses
+from typing import Any
 
 import pytest
 
 from expcam.explain.match import MOVED, Match
+from expcam.explain.match import UNKNOWN as NOT_MEASURED
 from expcam.graphs.methods import method_rows
 from expcam.graphs.page.trust import (
     AMBER,
@@ -16,6 +18,7 @@ from expcam.graphs.page.trust import (
 from tests.graphs.made import made_check, made_explanation, made_match, made_table
 
 ROWS = method_rows(made_table())
+NO_TAPS = Match(spatial={}, pooled={}, divergence=0.1)
 
 
 def colours(**changes: object) -> list[str]:
@@ -93,12 +96,18 @@ def test_a_match_is_judged_beside_its_controls(
     assert mask_trials(e, ROWS, curve=True)[3].command == ""
 
 
-def test_a_classifier_without_stages_has_no_match() -> None:
-    none = Match(spatial={}, pooled={}, divergence=0.1)
-    e = dataclasses.replace(made_explanation(), match=none, match_controls={MOVED: none})
-    trial = mask_trials(e, ROWS)[3]
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"match": NO_TAPS, "match_controls": {MOVED: NO_TAPS}}, "TorchScript hides them all"),
+        ({"match": NOT_MEASURED}, "it was not measured"),
+        ({"match_controls": {}}, "it was not measured"),
+    ],
+)
+def test_without_a_match_it_says_why(changes: dict[str, Any], why: str) -> None:
+    trial = mask_trials(dataclasses.replace(made_explanation(), **changes), ROWS)[3]
     assert trial.colour == UNKNOWN
-    assert "TorchScript hides them all" in trial.statement
+    assert why in trial.statement
     assert trial.command == ""
 
 

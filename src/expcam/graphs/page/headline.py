@@ -9,8 +9,8 @@ from expcam.circuits.comparison import common_circuit
 from expcam.explain.explanation import Explanation
 from expcam.explain.objectives import EVALUATION
 from expcam.graphs.methods import MethodRow
-from expcam.graphs.page.trust import GREEN, NO_STAGES, UNKNOWN, Trial, controls_of
-from expcam.graphs.wording import MATCH_CONTROLS, channels_in, discovered, share
+from expcam.graphs.page.trust import GREEN, UNKNOWN, Trial, match_beside, unmatched
+from expcam.graphs.wording import channels_in, discovered, share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +53,13 @@ def facts(explanation: Explanation) -> list[Fact]:
 def _computation(e: Explanation) -> Fact:
     """How much of the last stage's response is kept, beside the controls."""
     name = "keeps of the computation"
-    if e.match.last is None:
-        return Fact(name=name, value="–", meaning=NO_STAGES)
-    beside = ", ".join(
-        f"{MATCH_CONTROLS[control]} keeps {share(match)}" for control, match in controls_of(e)
-    )
+    if e.match.last is None or unmatched(e):
+        return Fact(name=name, value="–", meaning=unmatched(e))
     return Fact(
         name=name,
         value=share(e.match.last),
-        meaning=f"of the last stage’s response (cosine similarity, averaged over space); {beside}",
+        meaning="of the last stage’s response (cosine similarity, averaged over space); "
+        + match_beside(e),
     )
 
 

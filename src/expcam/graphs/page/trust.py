@@ -24,7 +24,6 @@ HALF = 0.5
 """A decision needs a circuit without which less than so much of the logit is left."""
 CLEARLY = 0.1
 """A mask keeps clearly more of the computation where its match is so much above its controls'."""
-NO_STAGES = "no output of this classifier ends a stage (TorchScript hides them all)"
 CONTROLS = ("disc",)
 """Methods that look neither at the image nor at the classifier."""
 HOLDS = "Does the circuit hold without the rest?"
@@ -114,10 +113,24 @@ def mask_trials(
     ]
 
 
-def controls_of(explanation: Explanation) -> list[tuple[str, float]]:
-    """The match at the last tap of each of `Explanation.match_controls`."""
+def unmatched(explanation: Explanation) -> str:
+    """Why nobody knows what a mask keeps of the computation; empty where it is known."""
+    e = explanation
+    if math.isnan(e.divergence) or (e.match.pooled and not e.match_controls):
+        return "it was not measured"
+    if not e.match.pooled:
+        return "no output of this classifier ends a stage (TorchScript hides them all)"
+    return ""
+
+
+def match_beside(explanation: Explanation) -> str:
+    """What the controls keep of the last stage's response."""
     controls = explanation.match_controls.items()
-    return [(name, each.last) for name, each in controls if each.last is not None]
+    return ", ".join(
+        f"{MATCH_CONTROLS[name]} {share(each.last)}"
+        for name, each in controls
+        if each.last is not None
+    )
 
 
 def circuit_trials(
@@ -293,10 +306,13 @@ def _rest(e: Explanation, alternatives: Sequence[Explanation] | None, command: s
 def _match(e: Explanation, command: str) -> Trial:
     """Whether the classifier computes of the mask what it does of the photograph."""
     question = "Does it keep the computation?"
-    taps = list(e.match.pooled)
-    if e.match.last is None:
-        return Trial(question=question, colour=UNKNOWN, statement=f"Nobody can tell: {NO_STAGES}.")
-    ahead = round(e.match.last - max(match for _, match in controls_of(e)), 3)
+    if unmatched(e):
+        return Trial(
+            question=question, colour=UNKNOWN, statement=f"Nobody can tell: {unmatched(e)}."
+        )
+    last = list(e.match.pooled)[-1]
+    ours = e.match.pooled[last]
+    ahead = round(ours - max(each.pooled[last] for each in e.match_controls.values()), 3)
     reached = {True: "reached", False: "NOT reached"}
     asked = [
         f"at least {share(least)} at {tap}, {reached[e.match.pooled[tap] >= least]} "
@@ -304,7 +320,7 @@ def _match(e: Explanation, command: str) -> Trial:
         for tap, least in e.match_asked.items()
     ]
     statement = (
-        f"On the explanation the last stage ({taps[-1]}) responds {share(e.match.last)} alike "
+        f"On the explanation the last stage ({last}) responds {share(ours)} alike "
         "(cosine similarity, averaged over space)."
     )
     if asked:
@@ -318,10 +334,7 @@ def _match(e: Explanation, command: str) -> Trial:
         question=question,
         colour=good if e.matches else RED,
         statement=statement,
-        control=", ".join(
-            f"{MATCH_CONTROLS[name]} {share(match)}" for name, match in controls_of(e)
-        )
-        + ".",
+        control=f"{match_beside(e)}.",
         command=command,
         offer="What more of it costs in pixels is shown by",
     )
