@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -13,6 +14,7 @@ from expcam.circuits.ablation.verification import CircuitCheck
 from tests.graphs.made import (
     made_check,
     made_circuit,
+    made_curve,
     made_explanation,
     made_facts,
     made_table,
@@ -31,23 +33,29 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def made_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of the finding made by hand, with two circuits and two objects."""
-    return written(tmp_path_factory.mktemp("page") / "made.html", check=made_check())
+    """The page of the finding made by hand: two objects, an alternative, and all that is tested."""
+    path = tmp_path_factory.mktemp("page") / "made.html"
+    return written(path, check=made_check(), curve=made_curve())
 
 
 @pytest.fixture(scope="session")
 def untested_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same without a test of the circuit: it has no plotly and is quicker to open."""
-    return written(tmp_path_factory.mktemp("page") / "untested.html", check=None)
+    return written(tmp_path_factory.mktemp("page") / "untested.html")
 
 
-def written(path: Path, *, check: CircuitCheck | None) -> Path:
+def written(
+    path: Path, *, check: CircuitCheck | None = None, curve: pd.DataFrame | None = None
+) -> Path:
     expcam.write_report(
         path,
         made_explanation(),
         made_circuit(),
         made_table(),
         instances=[made_explanation()],
+        readouts=[made_circuit(), made_circuit(without=(("late", 8),))],
+        alternatives=[made_explanation()],
+        curve=curve,
         circuits={"smaller": made_circuit(without=(("mid", 5), ("stem", 2)))},
         check=check,
         channels=made_facts(),

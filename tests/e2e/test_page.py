@@ -1,5 +1,6 @@
 """The page in a real browser: what it shows, to whom, and that nothing leaves it."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from tests.graphs.made import (
 WCAG = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
 
 
-def opacities(page: Page) -> list[float]:
+def opacities(page: Page, view: str = "#view-0") -> list[float]:
     return page.eval_on_selector_all(
-        "#view-0 .stack img", "all => all.map(picture => Number(picture.style.opacity))"
+        f"{view} .stack img", "all => all.map(picture => Number(picture.style.opacity))"
     )
 
 
@@ -30,7 +31,7 @@ def test_the_first_screen_answers_what_is_needed_and_what_it_holds_on(opened: Pa
     assert opened.inner_text("h1") == "red"
     assert "These 50% of the pixels are enough" in opened.inner_text("#view-0 .verdict")
     figures = opened.locator("#view-0 .big").all_inner_texts()
-    assert figures == ["50%", "8 of 8", "lost", "7 channels"]
+    assert figures == ["50%", "8 of 8", "lost", "75%", "7 channels"]
     assert opened.locator("#view-0 .figures").bounding_box()["y"] < 900  # type: ignore[index]
 
 
@@ -44,13 +45,55 @@ def test_a_slider_fades_from_the_photograph_to_the_explanation(opened: Page) -> 
     assert opacities(opened) == [1, 1, 1, 1]
 
 
-def test_each_object_has_its_tab(opened: Page) -> None:
-    first, second = opened.locator("#view-0"), opened.locator("#view-1")
-    assert (first.is_visible(), second.is_visible()) == (True, False)
+def test_each_object_and_each_alternative_has_its_tab(opened: Page) -> None:
+    def shown() -> list[bool]:
+        return [opened.locator(f"#view-{place}").is_visible() for place in range(3)]
+
+    assert shown() == [True, False, False]
     opened.get_by_role("tab", name="object 2").click()
-    assert (first.is_visible(), second.is_visible()) == (False, True)
-    opened.keyboard.press("ArrowRight")
-    assert first.is_visible()
+    assert shown() == [False, True, False]
+    figures = opened.locator("#view-1 .big").all_inner_texts()
+    assert figures == ["50%", "8 of 8", "lost", "75%", "6 channels"]
+    for key, place in (("ArrowRight", 2), ("ArrowRight", 0), ("ArrowLeft", 2), ("Home", 0)):
+        opened.keyboard.press(key)
+        assert shown() == [place == each for each in range(3)]
+    opened.keyboard.press("End")
+    chosen = opened.locator('[role="tab"][aria-selected="true"]')
+    assert chosen.all_inner_texts() == ["alternative 1"]
+    assert chosen.evaluate("tab => tab === document.activeElement")
+    # A slider of its own, and no circuit: it is of the same object.
+    opened.locator("#view-2 .slider").fill("0")
+    assert opacities(opened, "#view-2") == [1, 0, 0, 0]
+    assert opacities(opened) == [1, 1, 0, 0]
+    assert opened.locator("#view-2 .big").count() == 4
+
+
+def test_from_an_object_one_gets_to_its_circuit(opened: Page) -> None:
+    opened.get_by_role("tab", name="object 2").click()
+    opened.get_by_role("button", name="Which channels carried this one?").click()
+    assert "6 of 6 channels" in opened.inner_text("#told")
+    assert "readout of object 2" in opened.inner_text("#told")
+    text = opened.inner_text("#circuit-section")
+    assert "The readouts of the 2 objects (7, 6 channels) have 6 channels in common." in text
+    opened.get_by_role("tab", name="object 1").click()
+    opened.get_by_role("button", name="Which channels carried it?").click()
+    assert "7 of 7 channels" in opened.inner_text("#told")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_what_a_match_costs_is_drawn_beside_its_controls(
+    look: Any, made_page: Path, width: int
+) -> None:
+    with look(made_page, width=width) as page:
+        page.wait_for_selector("#match-curve .scatterlayer .point")
+        # Three of the mask, of the same mask elsewhere, and two of Grad-CAM.
+        assert page.locator("#match-curve .scatterlayer .point").count() == 8
+        assert "this mask elsewhere" in (page.text_content("#match-curve .legend") or "")
+        box = page.locator("#match-curve .svg-container").bounding_box()
+        assert box is not None
+        assert box["width"] <= width
+        page.get_by_text("What is kept at each stage").click()
+        assert "60% (48%)" in page.inner_text("#taps")
 
 
 def test_other_methods_are_cut_at_our_area_and_at_theirs(opened: Page) -> None:
@@ -77,8 +120,8 @@ def test_each_test_says_its_colour_and_its_control(look: Any, made_page: Path) -
 
 def judged(opened: Page) -> None:
     colours = opened.locator(".trust .mark").all_inner_texts()
-    assert colours == ["green: holds"] * 7
-    circuit = opened.locator(".trust li").nth(5).inner_text()
+    assert colours == ["green: holds"] * 8
+    circuit = opened.locator(".trust li").nth(6).inner_text()
     assert "0.90 of the whole model's logit" in circuit
     assert "as many random channels give 0.10" in circuit
     assert "late:7" in opened.inner_text("#trust-section")
@@ -143,9 +186,12 @@ def test_a_script_that_is_not_the_pages_own_does_not_run(look: Any, untested_pag
 
 def test_what_was_not_computed_says_what_would(look: Any, tmp_path: Path) -> None:
     path = tmp_path / "g.html"
-    expcam.write_report(path, made_explanation(), made_circuit(), made_table().iloc[:1])
+    explanation = dataclasses.replace(made_explanation(), necessary=False)
+    expcam.write_report(path, explanation, made_circuit(), made_table().iloc[:1])
     with look(path) as page:
         text = page.inner_text("#trust-section")
+        for option in ("--alternatives 1", "--match-curve"):
+            assert f"is shown by: expcam-circuit square.png --out graph.html {option}" in text
         assert text.count("not computed") == 2
         assert "expcam-circuit square.png --out graph.html --verify" in text
         assert "What the class is without it was not computed" in page.inner_text("#panel")

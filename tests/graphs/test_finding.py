@@ -1,6 +1,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import networkx as nx
 import numpy as np
 import pytest
 import torch
@@ -117,6 +118,13 @@ def test_further_objects_are_looked_for_on_request(detector: expcam.Classifier) 
     )
     assert len(found.instances) >= 1
     assert not (found.explanation.mask & found.instances[0].mask).any()
+    # Of each object its readout, and nobody looked for alternatives.
+    assert len(found.readouts) == 1 + len(found.instances)
+    assert nx.utils.graphs_equal(found.readouts[0].graph, found.circuit.graph)
+    assert found.alternatives is None
+    alone = find(detector, detector.prepare(red_photograph()), MASK, CIRCUIT, [], alternatives=1)
+    assert alone.alternatives is not None
+    assert list(alone.readouts) == []
 
 
 def test_photographs_of_a_folder_drive_its_channels(
