@@ -10,7 +10,7 @@ from tests.helpers import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SHOWN = {
-    "circuit.ipynb": {"image/png": 2, "text/html": 4},
+    "circuit.ipynb": {"image/png": 2, "text/html": 5},
     "compare.ipynb": {"image/png": 3, "text/html": 2},
     "explain.ipynb": {"image/png": 2, "text/html": 1},
     "your_model.ipynb": {"image/png": 1, "text/html": 3},
