@@ -9,7 +9,13 @@ import pytest
 from playwright.sync_api import Page
 
 import expcam
-from tests.graphs.made import large_circuit, made_circuit, made_explanation, made_table
+from tests.graphs.made import (
+    large_circuit,
+    made_circuit,
+    made_explanation,
+    made_facts,
+    made_table,
+)
 
 
 def node(page: Page, key: str) -> Any:
@@ -257,11 +263,29 @@ def test_of_a_large_circuit_it_says_how_much_it_shows(look: Any, tmp_path: Path)
     assert len(saved) == 22
 
 
-def test_in_a_notebook_the_same_click_shows_the_same_panel(look: Any, tmp_path: Path) -> None:
-    path = tmp_path / "notebook.html"
-    frame = made_circuit()._repr_html_()
+def framed(path: Path, frame: str) -> Path:
+    """A page with a notebook's output in it."""
     path.write_text(f"<!doctype html><div id='drawing'><i class='node'>.</i></div>{frame}")
-    with look(path) as page:
+    return path
+
+
+def test_in_a_notebook_the_same_click_shows_the_same_panel(look: Any, tmp_path: Path) -> None:
+    with look(framed(tmp_path / "notebook.html", made_circuit()._repr_html_())) as page:
         inside = page.frame_locator("iframe")
         inside.locator('.node[data-node="mid:5"]').click()
         assert "inhibited by" in inside.locator("#panel").inner_text()
+
+
+def test_in_a_notebook_the_whole_page_tells_what_the_class_is_without_a_channel(
+    look: Any, tmp_path: Path
+) -> None:
+    shown = expcam.show_report(
+        made_explanation(), made_circuit(), made_table(), channels=made_facts()
+    )
+    with look(framed(tmp_path / "notebook.html", shown._repr_html_())) as page:
+        inside = page.frame_locator("iframe")
+        inside.locator('.node[data-node="late:8"]').click()
+        assert "from 5 to 4" in inside.locator("#without").inner_text()
+        assert inside.locator("#panel canvas").count() == 2
+        inside.get_by_role("button", name="the rest", exact=True).click()
+        assert inside.locator("#picture-3").evaluate("e => e.style.opacity") == "1"
