@@ -25,6 +25,8 @@ import expcam
 from expcam.classifier.frozen import frozen
 from expcam.classifier.sources.bundled import SIDE, bundled_classes
 
+SIDE_OF_OTHERS = 128
+"""Pixels a side of a picture for other classifiers."""
 KINDS = ("one class", "different classes")
 
 
@@ -55,13 +57,13 @@ def main(args: argparse.Namespace) -> None:
     own = args.classifier == "bundled"
     weights = args.weights or "default"
     classifier = expcam.load_classifier(args.classifier, weights=weights, device="cpu")
-    wnids = [(str(wnid),) for wnid in ImageNetInfo().label_names()]
+    wnids: list[tuple[str, ...]] = [(str(wnid),) for wnid in ImageNetInfo().label_names()]
     if own:
         wnids = [tuple(ids) for ids, _ in bundled_classes()]
     rng = np.random.default_rng(args.seed)
     with frozen(classifier.module):
         maker = Maker(
-            classifier, 2 * SIDE if own else 224, known(tiny_images(args.tiny), wnids), rng
+            classifier, SIDE if own else SIDE_OF_OTHERS, known(tiny_images(args.tiny), wnids), rng
         )
         asked = [
             each

@@ -3,9 +3,9 @@
 Two explanations are of two objects only where the class has two sources of evidence. Grad-CAM has
 a peak at each: a summit that rises above every pass to a higher one by a share of the highest
 (its prominence). The image is shared out among the summits, each pixel to the nearest. What has
-the class on its own, all the rest at the mean colour, is an object's zone; so an object's zone is
-connected, zones do not overlap, and removing one leaves the others' evidence and not its own. The
-explanation of an object keeps pixels of its zone only.
+the class on its own, all the rest at the mean colour or blurred, is an object's zone; so an
+object's zone is connected, zones do not overlap, and removing one leaves the others' evidence and
+not its own. The explanation of an object keeps pixels of its zone only, and is robust on its own.
 
 What is sufficient beside an explanation but of the same zone is an alternative, no further object.
 """
@@ -24,17 +24,20 @@ from expcam.classifier.model import Classifier, Prepared
 from expcam.classifier.precision import flushed_denormals
 from expcam.errors import ClassifierError, OptionError
 from expcam.explain.api import explained
+from expcam.explain.backgrounds import draw, training_rng
 from expcam.explain.compare.attributions import gradcam, occlusion
 from expcam.explain.decision import Decision, decide
 from expcam.explain.explanation import Explanation
-from expcam.explain.predictions import predictions
+from expcam.explain.predictions import keeps
 from expcam.explain.request import DEFAULT_RECIPE, Request, Target
 from expcam.progress import Progress, silent
 
 GRID = 28
-"""Cells a side at which summits are looked for."""
-PROMINENCE = 0.3
+"""Cells on the shorter side at which summits are looked for."""
+PROMINENCE = 0.15
 """The least prominence of a summit, as a share of the highest."""
+ALONE: Sequence[str] = ("zero", "blur")
+"""A zone is an object's where it has the class by itself before one of these backgrounds."""
 LARGEST = 0.5
 """An alternative is worth showing only where it has less than so much of the pixels."""
 HELD = 0.5
@@ -164,14 +167,15 @@ def object_zones(decision: Decision, most: int) -> list[Tensor]:
         evidence = gradcam(decision.classifier, x, decision.label)
     except ClassifierError:
         evidence = occlusion(decision.classifier, x, decision.label)
-    side = min(GRID, *size)
-    coarse = F.interpolate(evidence.clamp_min(0)[None, None], (side, side), mode="area")[0, 0]
+    cell = max(1.0, min(size) / GRID)
+    grid = [round(side / cell) for side in size]
+    coarse = F.interpolate(evidence.clamp_min(0)[None, None], grid, mode="area")[0, 0]
     places = summits(coarse.cpu().numpy(), PROMINENCE)[:most]
-    scale = np.array(size) / side
+    scale = np.array(size) / np.array(grid)
     zones = nearest([tuple((np.array(place) + 0.5) * scale) for place in places], size)
-    logits = predictions(decision.classifier, x, zones.to(x.device), torch.zeros_like(x)[None])
-    alone = (logits[:, 0].argmax(-1) == decision.label).tolist()
-    own = [zone for zone, kept in zip(zones, alone, strict=True) if kept]
+    grounds = draw(ALONE, x, training_rng(0))  # neither of them is random
+    alone = keeps(decision.classifier, x, zones.to(x.device), grounds, decision.label).any(1)
+    own = [zone for zone, kept in zip(zones, alone.tolist(), strict=True) if kept]
     return own if len(own) > 1 else [torch.ones(size, dtype=torch.bool)]
 
 
