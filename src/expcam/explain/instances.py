@@ -5,7 +5,9 @@ a peak at each: a summit that rises above every pass to a higher one by a share 
 (its prominence). The image is shared out among the summits, each pixel to the nearest. What has
 the class on its own, all the rest at the mean colour or blurred, is an object's zone; so an
 object's zone is connected, zones do not overlap, and removing one leaves the others' evidence and
-not its own. The explanation of an object keeps pixels of its zone only, and is robust on its own.
+not its own. The explanation of an object keeps pixels of its zone only, and the label on the mean colour; on how
+many of the unseen backgrounds it does is said of it, as of every explanation. (Noise in the place
+of the other objects is harder to withstand than in that of a background.)
 
 What is sufficient beside an explanation but of the same zone is an alternative, no further object.
 """
@@ -41,7 +43,7 @@ ALONE: Sequence[str] = ("zero", "blur")
 LARGEST = 0.5
 """An alternative is worth showing only where it has less than so much of the pixels."""
 HELD = 0.5
-"""A mask must keep the label on this share of the unseen backgrounds."""
+"""It must keep the label on this share of the unseen backgrounds."""
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in pixels of the image as the classifier sees it."""
@@ -63,9 +65,8 @@ def explain_instances(
 ) -> list[Explanation]:
     """Explain each object of a class by itself, where there are several.
 
-    What counts as an object is said at the top of this module. Each explanation keeps the label
-    on the mean colour and on at least half of the unseen backgrounds; an object for which none is
-    found is left out. It costs a mask for each object, and at most one more.
+    What counts as an object is said at the top of this module. An object for which no mask keeps
+    the label on the mean colour is left out. It costs a mask for each zone, and at most one more.
 
     Args:
         classifier: The classifier; it is left as it was found.
@@ -105,7 +106,7 @@ def explain_instances(
         found = []
         for zone in zones:
             (each,) = explained([decision], request, progress, allowed=zone.to(decision.x.device))
-            if _held(each):
+            if each.kept:
                 found.append(each)
         return found or explained([decision], request, progress)
 
@@ -150,7 +151,7 @@ def explain_alternatives(
         allowed = ~torch.from_numpy(explanation.mask).to(decision.x.device)
         while len(found) < most and allowed.any():
             (each,) = explained([decision], request, progress, allowed=allowed)
-            if not _held(each) or each.area >= LARGEST:
+            if not each.kept or each.robustness < HELD or each.area >= LARGEST:
                 break
             found.append(each)
             allowed = allowed & ~torch.from_numpy(each.mask).to(allowed.device)
@@ -233,10 +234,6 @@ def nearest(points: Sequence[tuple[float, ...]], size: Sequence[int]) -> Tensor:
     )
     numbers = torch.arange(len(points)).view(-1, 1, 1)
     return distances.argmin(0) == numbers
-
-
-def _held(explanation: Explanation) -> bool:
-    return explanation.kept and explanation.robustness >= HELD
 
 
 def _inside(box: Box, size: Sequence[int]) -> Tensor:
