@@ -298,3 +298,31 @@ def test_real_weights_on_a_real_photograph(model: str, shared: Path, tmp_path: P
     assert found["kept"]
     ours, gradcam = found["methods"]
     assert ours["area_kept"] < gradcam["area_robust"]
+
+
+def test_activations_objects_and_groups(tmp_path: Path, command: Command) -> None:
+    quick = ("--model", "bundled", "--baselines", "none", "--circuit", "readout", "--no-verify")
+    out = tmp_path / "c.json"
+    cat = EXAMPLES / "cat.jpg"
+    result = command(
+        cat, "--out", out, *quick, "--target", "cat, cougar", "--match", 0.9, "--alternatives", 1,
+        "--json",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["label_name"] == "cat or cougar"
+    assert found["objective"] == "matching"
+    assert list(found["match"]["pooled"].values())[-1] >= 0.9
+    assert set(found["match_controls"]) == {"moved", "gradcam"}
+    result = command(cat, "--out", out, *quick, "--box", "8,8,56,56")
+    assert "activations  keeps " in result.stdout
+    for asked, said in (
+        (("--match", "much"), "match `much` is no cosine similarity"),
+        (("--match", "nowhere=0.5"), "no tap `nowhere`"),
+        (("--box", "1,2,3"), "box `1,2,3` is not left,top,right,bottom"),
+        (("--box", "1,2,3,4", "--match", "0.5"), "go with none of"),
+        (("--target", "cat, tapirr"), "unknown class ` tapirr`"),
+    ):
+        result = command(cat, "--out", out, *quick, *asked)
+        assert result.returncode == 2
+        assert said in result.stderr
