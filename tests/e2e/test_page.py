@@ -68,6 +68,16 @@ def test_each_object_and_each_alternative_has_its_tab(opened: Page) -> None:
     assert opened.locator("#view-2 .big").count() == 4
 
 
+def test_a_link_restores_the_tab(opened: Page, look: Any, untested_page: Path) -> None:
+    opened.get_by_role("tab", name="alternative 1").click()
+    with look(untested_page, "#" + opened.url.split("#")[1]) as again:
+        assert again.locator("#view-2").is_visible()
+        again.get_by_role("button", name="reset").click()
+        assert again.locator("#view-0").is_visible()
+    with look(untested_page, "#view=3") as again:  # there is no such tab
+        assert again.locator("#view-0").is_visible()
+
+
 def test_from_an_object_one_gets_to_its_circuit(opened: Page) -> None:
     opened.get_by_role("tab", name="object 2").click()
     opened.get_by_role("button", name="Which channels carried this one?").click()

@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -27,7 +26,7 @@ from expcam.files import written_whole
 from expcam.graphs.figures import faithfulness_figure, match_figure
 from expcam.graphs.methods import MethodRow, method_rows
 from expcam.graphs.page.channels import circuit_data
-from expcam.graphs.page.headline import Fact, better, circuit_fact, facts, in_common, readout_fact
+from expcam.graphs.page.headline import better, circuit_fact, in_common
 from expcam.graphs.page.provenance import REFERENCES, Provenance, made_with
 from expcam.graphs.page.taps import match_rows
 from expcam.graphs.page.trust import (
@@ -39,13 +38,11 @@ from expcam.graphs.page.trust import (
     circuit_trials,
     mask_trials,
 )
+from expcam.graphs.page.views import first_screen, readout_title
 from expcam.graphs.pictures import (
     data_uri,
     heatmap,
-    kept_pixels,
-    outlined,
     outlined_at,
-    removed_pixels,
     small,
 )
 from expcam.graphs.wording import (
@@ -54,7 +51,6 @@ from expcam.graphs.wording import (
     minimality,
     selectivity,
     share,
-    verdict,
 )
 
 SCRIPTS = (
@@ -66,31 +62,6 @@ PLOTLY = "vendor/plotly-basic.min.js"
 MARKS = {GREEN: "green: holds", AMBER: "amber: in part", RED: "red: does not", UNKNOWN: UNKNOWN}
 CUTS = ("what it shows", "cut at this mask’s area", "cut at the area it needs")
 CUT_SIDE = 336
-ANOTHER = "Another object of the class: what it needs by itself, all else left out."
-ALTERNATIVE = "Other pixels that are enough as well: none of them is in the mask of"
-
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """An explanation as the first screen shows it.
-
-    Attributes:
-        name: Of its tab.
-        about: What it is beside the first one; empty of that.
-        verdict: The finding in a few sentences.
-        facts: Figures with their meaning.
-        pictures: What the slider fades through: a name and a URI each.
-        ratio: Width to height.
-        circuit: The place of its own circuit among those that are drawn.
-    """
-
-    name: str
-    about: str
-    verdict: str
-    facts: Sequence[Fact]
-    pictures: Sequence[tuple[str, str]]
-    ratio: str
-    circuit: int | None
 
 
 def write_report(
@@ -185,7 +156,7 @@ def report_html(
     masked = mask_trials(
         explanation, rows, alternatives=alternatives, curve=curve is not None, command=command
     )
-    own = {_readout_title(n): each for n, each in enumerate(readouts[1:], start=2)}
+    own = {readout_title(n): each for n, each in enumerate(readouts[1:], start=2)}
     every = {circuit_title(circuit): circuit, **(circuits or {}), **own}
     figures = {}
     if check is not None:
@@ -200,7 +171,7 @@ def report_html(
         plotly=bool(figures),
         title=f"{explanation.label_name} · expcam",
         explanation=explanation,
-        views=_views(
+        views=first_screen(
             objects, alternatives or (), circuit_fact(circuit, tested), readouts, list(every)
         ),
         circuit=circuit,
@@ -242,56 +213,6 @@ def circuit_html(circuit: Circuit) -> str:
 
 def _circuits(circuits: Mapping[str, Circuit], channels: ChannelFacts | None) -> dict[str, Any]:
     return {"format": FORMAT, **circuit_data(circuits, channels)}
-
-
-def _readout_title(number: int) -> str:
-    return f"readout of object {number}"
-
-
-def _views(
-    objects: Sequence[Explanation],
-    alternatives: Sequence[Explanation],
-    first: Fact,
-    readouts: Sequence[Circuit],
-    titles: Sequence[str],
-) -> list[View]:
-    """The tabs: objects, then alternatives.
-
-    Args:
-        objects: The first one, and further ones.
-        alternatives: To the first.
-        first: Of the circuit that is shown first.
-        readouts: One of each object, or none at all.
-        titles: Of all circuits that are drawn.
-    """
-    name = "object 1" if len(objects) > 1 else "explanation"
-    views = [_view(name, objects[0], "", [first], 0)]
-    for n, each in enumerate(objects[1:], start=2):
-        own = [readout_fact(readouts[n - 1], readouts[0])] if readouts else []
-        place = titles.index(_readout_title(n)) if readouts else None
-        views.append(_view(f"object {n}", each, ANOTHER, own, place))
-    for n, each in enumerate(alternatives, start=1):
-        views.append(_view(f"alternative {n}", each, f"{ALTERNATIVE} “{name}”.", [], None))
-    return views
-
-
-def _view(
-    name: str, each: Explanation, about: str, further: Sequence[Fact], circuit: int | None
-) -> View:
-    return View(
-        name=name,
-        about=about,
-        verdict=verdict(each),
-        facts=[*facts(each), *further],
-        pictures=[
-            ("photograph", data_uri(each.photo)),
-            ("mask", data_uri(outlined(each))),
-            ("explanation", data_uri(kept_pixels(each))),
-            ("the rest", data_uri(removed_pixels(each))),
-        ],
-        ratio=f"{each.photo.shape[1]} / {each.photo.shape[0]}",
-        circuit=circuit,
-    )
 
 
 def _cuts(explanation: Explanation, row: MethodRow) -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ function follow(before) {
   const appears = [state.chosen, ...state.pins].some((node) => node !== null && !drawn.unitOf.has(node));
   if (redraw || appears) draw();
   else light();
+  showTab();
   showControls();
   byId("told").textContent = told();
   showKey();

@@ -28,27 +28,29 @@ function startViewer(viewer) {
   show();
 }
 
+const TABS = [...document.querySelectorAll('[role="tab"]')];
+
+function showTab() {
+  TABS.forEach((tab, place) => {
+    const chosen = place === state.view;
+    tab.setAttribute("aria-selected", String(chosen));
+    tab.tabIndex = chosen ? 0 : -1;
+    byId(`view-${place}`).hidden = !chosen;
+  });
+}
+
 function startTabs() {
-  const tabs = [...document.querySelectorAll('[role="tab"]')];
-  const open = (chosen) => {
-    tabs.forEach((tab, place) => {
-      tab.setAttribute("aria-selected", String(place === chosen));
-      tab.tabIndex = place === chosen ? 0 : -1;
-      byId(`view-${place}`).hidden = place !== chosen;
-    });
-  };
-  tabs.forEach((tab, place) => {
-    tab.addEventListener("click", () => open(place));
+  TABS.forEach((tab, place) => {
+    tab.addEventListener("click", () => change({ view: place }));
     tab.addEventListener("keydown", (event) => {
       const steps = { ArrowRight: place + 1, ArrowLeft: place - 1, Home: 0, End: -1 };
       if (!(event.key in steps)) return;
       event.preventDefault();
-      const next = (steps[event.key] + tabs.length) % tabs.length;
-      open(next);
-      tabs[next].focus();
+      const next = (steps[event.key] + TABS.length) % TABS.length;
+      change({ view: next });
+      TABS[next].focus();
     });
   });
-  if (tabs.length) open(0);
 }
 
 function startCuts() {

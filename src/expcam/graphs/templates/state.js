@@ -1,6 +1,7 @@
 // What is looked at: one object, kept in the link, so that the link restores the view.
 
 const START = {
+  view: 0, // which tab of the first screen
   circuit: 0, // which of DATA.circuits
   against: -1, // the one that is taken away from it; -1 for none
   width: "score", // the quantity that makes an edge wide
@@ -36,7 +37,7 @@ function nodeAt(key) {
 
 function fragment() {
   const written = new URLSearchParams();
-  for (const name of ["circuit", "against", "width", "size", "threshold", "most", "zoom"]) {
+  for (const name of ["view", "circuit", "against", "width", "size", "threshold", "most", "zoom"]) {
     if (state[name] !== START[name]) written.set(name, state[name]);
   }
   written.set("chosen", state.chosen === null ? "" : keyOf(state.chosen));
@@ -64,6 +65,8 @@ function stateOf(hash) {
     within(name, low, DATA.circuits.length - 1);
     wanted[name] = Math.round(wanted[name]);
   };
+  within("view", 0, TABS.length - 1);
+  wanted.view = Math.round(wanted.view);
   place("circuit", 0);
   place("against", -1);
   within("threshold", 0, 100);
