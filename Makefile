@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# A test file at a time on each core, at most four: torch is hardly quicker with two for one test.
+PYTEST := python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+test test-exhaustive wheel-test: export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test test-exhaustive test-all lint wheel-test docs clean help
 
@@ -28,10 +31,10 @@ demo: $(READY)
 	$(BIN)/expcam-circuit examples/panda.jpg --out graph.html
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not exhaustive"
+	$(BIN)/$(PYTEST) -m "not exhaustive"
 
 test-exhaustive: $(READY)
-	$(BIN)/python -m pytest -m exhaustive
+	$(BIN)/$(PYTEST) -m exhaustive
 
 test-all: test test-exhaustive
 
@@ -49,7 +52,7 @@ wheel-test: $(READY)
 	build/wheel/venv/bin/python -m pip --quiet install --upgrade "pip>=25.1"
 	build/wheel/venv/bin/python -m pip --quiet install --constraint constraints.txt build/wheel/*.whl --group test
 	cp -r tests examples notebooks docs pyproject.toml build/wheel/
-	cd build/wheel && venv/bin/python -m pytest -m "not exhaustive" --durations=0 --durations-min=20 \
+	cd build/wheel && venv/bin/$(PYTEST) -m "not exhaustive" --durations=0 --durations-min=20 \
 		tests/e2e tests/test_init.py tests/classifier/sources/test_bundled.py tests/classifier/sources/test_lite0.py
 
 # From the same environment, so that names and the command's help are those of this code.
