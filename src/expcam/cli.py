@@ -357,10 +357,13 @@ def _warnings_as_lines() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("always", ExpcamWarning)
         usual: Callable[..., None] = warnings.showwarning
+        said: set[str] = set()
 
         def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
             if issubclass(category, ExpcamWarning):
-                print(f"expcam-circuit: {message}", file=sys.stderr)
+                if str(message) not in said:  # each mask of several would say it again
+                    print(f"expcam-circuit: {message}", file=sys.stderr)
+                said.add(str(message))
             else:
                 usual(message, category, *rest)
 

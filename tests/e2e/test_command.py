@@ -201,7 +201,7 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         "contrast": ([cat, *out, *bundled, "--contrast", "cat"], "cannot be compared to itself"),
         "instances": (
             [cat, *out, *bundled, "--instances", "--area", "0.1"],
-            "--instances goes with neither",
+            "--instances and --box go with none",
         ),
         "seed": ([cat, *out, *bundled, "--seed", "-3"], "seed -3 is out of range"),
         "number": ([cat, *out, *bundled, "--top-k", "many"], "--top-k"),

@@ -90,8 +90,10 @@ def test_classes_that_are_nearly_tied_are_named_with_the_group_to_ask_for() -> N
 
     # Another class counts from a third of the first one's probability.
     torn = of(0.3, 0.55, 0.1, 0.05)
-    with pytest.warns(expcam.ExpcamWarning, match=r'nearly tied: `tiger cat` 55%.*"tiger cat, tab'):
-        decided(torn)
+    said = r'nearly tied \(`tiger cat` 55%, `tabby` 30%\).*target "tiger cat, tabby"; the mask'
+    with pytest.warns(expcam.ExpcamWarning, match=said):
+        decision = decided(torn)
+    assert decision.tied == pytest.approx({"tiger cat": 0.55, "tabby": 0.3})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         decided(torn, target=["tabby", "tiger cat"])

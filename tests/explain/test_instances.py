@@ -85,10 +85,17 @@ def test_what_cannot_be_asked(
 
 
 def test_an_alternative_keeps_the_label_with_other_pixels(detector: expcam.Classifier) -> None:
-    explanation = expcam.explain_image(detector, two_squares())
+    x = red_square()
+    x[0, 4:12, 8:24] = 2  # twice as wide as is needed
+    explanation = expcam.explain_image(detector, x)
     (other,) = expcam.explain_alternatives(detector, explanation)
     assert other.kept
     assert not (other.mask & explanation.mask).any()
+    # Of two objects the other one is no alternative.
+    for each in expcam.explain_instances(detector, two_squares()):
+        for other in expcam.explain_alternatives(detector, each):
+            top = bool(each.mask[:16].any())
+            assert not other.mask[16:].any() if top else not other.mask[:16].any()
     # Without all of the red there is none.
     whole = expcam.explain_image(detector, red_square(), objective="both")
     assert whole.necessary

@@ -294,6 +294,7 @@ def _verified(
         label=decision.target,
         label_name=decision.name,
         group=decision.group,
+        tied=decision.tied,
         predicted=decision.predicted,
         confidence=decision.confidence,
         masked_confidence=checked.confidence,

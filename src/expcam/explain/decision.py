@@ -1,6 +1,7 @@
 """The decision that is explained: one classifier, one image, one class."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from expcam.classifier.model import Classifier, Prepared
 from expcam.errors import ClassifierError, ExpcamError, ExpcamWarning, TargetError
-from expcam.explain.explanation import Explanation
+from expcam.explain.explanation import Explanation, ties
 from expcam.explain.match import Whole
 from expcam.explain.objectives import OBJECTIVES
 from expcam.explain.request import Request
@@ -38,6 +39,7 @@ class Decision:
             them; empty where the class is asked for alone.
         contrast: Index of the class that it is compared to; None for all.
         label: Index of the class to be explained, among the classifier's logits.
+        tied: See `nearly_tied`.
         whole: What it computes of the whole image; the logits are of all that there is to choose
             from, ``(classes,)``.
     """
@@ -48,6 +50,7 @@ class Decision:
     group: tuple[int, ...]
     contrast: int | None
     label: int
+    tied: Mapping[str, float]
     whole: Whole
 
     @property
@@ -97,8 +100,15 @@ def decide(classifier: Classifier, image: Prepared, request: Request) -> Decisio
         raise TargetError(f"several classes cannot be explained together: {other}")
     if contrast == target:
         raise TargetError(f"class `{classifier.label_name(target)}` cannot be compared to itself")
+    tied: dict[str, float] = {}
     if not group and contrast is None and not multi_label:
-        _warn_of_ties(classifier, logits, target)
+        tied = nearly_tied(classifier, logits, target)
+    if tied:
+        warnings.warn(
+            f"{ties(tied)}; the mask of one of them alone may need most of the pixels",
+            ExpcamWarning,
+            stacklevel=2,
+        )
     classifier, label = classifier.deciding(target, contrast, group, multi_label=multi_label)
     decision = Decision(
         classifier=classifier,
@@ -107,6 +117,7 @@ def decide(classifier: Classifier, image: Prepared, request: Request) -> Decisio
         group=group,
         contrast=contrast,
         label=label,
+        tied=tied,
         whole=Whole.of(classifier, image.input),
     )
     if OBJECTIVES[request.objective].removal and not decision.predicted:
@@ -131,23 +142,18 @@ def decision_of(classifier: Classifier, explanation: Explanation) -> tuple[Class
     )
 
 
-def _warn_of_ties(classifier: Classifier, logits: Tensor, target: int) -> None:
-    """Say which classes are nearly tied with the one that is explained, if it is the first."""
+def nearly_tied(classifier: Classifier, logits: Tensor, target: int) -> dict[str, float]:
+    """The classes that are nearly tied with the first one, it among them, and their probabilities.
+
+    Empty where ``target`` is not the first, where no other has at least `TIED` of its probability,
+    and where all of them together have less than `TOGETHER`.
+    """
     shares = logits.softmax(-1)
     order = shares.argsort(descending=True).tolist()
     tied = [each for each in order if float(shares[each]) >= TIED * float(shares[target])]
     if order[0] != target or len(tied) < 2 or float(shares[tied].sum()) < TOGETHER:
-        return
-    names = [classifier.label_name(each) for each in tied]
-    said = ", ".join(
-        f"`{name}` {float(shares[each]):.0%}" for name, each in zip(names, tied, strict=True)
-    )
-    warnings.warn(
-        f"the label is nearly tied: {said}; the mask of one of them alone may need most of the "
-        f'pixels. If they mean the same here, ask for all as one: target "{", ".join(names)}"',
-        ExpcamWarning,
-        stacklevel=2,
-    )
+        return {}
+    return {classifier.label_name(each): float(shares[each]) for each in tied}
 
 
 def _whole(classifier: Classifier, x: Tensor) -> Tensor:

@@ -40,6 +40,8 @@ class Explanation:
         label: Index of the class that is explained; of a group that of its most probable member.
         label_name: Its name, or the group's.
         group: Indices of the classes that count as one; empty where there is one class only.
+        tied: Classes that are nearly tied with the one that is explained, which stands first,
+            and their probabilities on the whole image (see `nearly_tied`); empty where none is.
         predicted: Whether the classifier gives the whole image that class; it need not where
             the class was asked for. With a ``contrast``, whether it prefers it to that one.
         confidence: Its probability on the whole image; with a ``contrast``, among the two.
@@ -85,6 +87,7 @@ class Explanation:
     label: int
     label_name: str
     group: tuple[int, ...] = ()
+    tied: Mapping[str, float] = field(default_factory=dict)
     predicted: bool
     confidence: float
     masked_confidence: float
@@ -192,3 +195,12 @@ class Explanation:
             return cls(**facts, **arrays)
         except DAMAGED as error:
             raise FileFormatError(f"`{path}` lacks fields of its format, or has others") from error
+
+
+def ties(tied: Mapping[str, float]) -> str:
+    """In words which classes are nearly tied, and what to ask for."""
+    said = ", ".join(f"`{name}` {share:.0%}" for name, share in tied.items())
+    return (
+        f"the label is nearly tied ({said}); if they mean the same here, ask for all as one: "
+        f'target "{", ".join(tied)}"'
+    )

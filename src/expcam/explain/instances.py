@@ -5,9 +5,9 @@ a peak at each: a summit that rises above every pass to a higher one by a share 
 (its prominence). The image is shared out among the summits, each pixel to the nearest. What has
 the class on its own, all the rest at the mean colour or blurred, is an object's zone; so an
 object's zone is connected, zones do not overlap, and removing one leaves the others' evidence and
-not its own. The explanation of an object keeps pixels of its zone only, and the label on the mean colour; on how
-many of the unseen backgrounds it does is said of it, as of every explanation. (Noise in the place
-of the other objects is harder to withstand than in that of a background.)
+not its own. The explanation of an object keeps pixels of its zone only, and the label on the mean
+colour; on how many of the unseen backgrounds it does is said of it, as of every explanation.
+(Noise in the place of other objects is harder to withstand than in that of a background.)
 
 What is sufficient beside an explanation but of the same zone is an alternative, no further object.
 """
@@ -45,6 +45,9 @@ LARGEST = 0.5
 HELD = 0.5
 """It must keep the label on this share of the unseen backgrounds."""
 
+MOST = 5
+"""So many objects are looked for."""
+
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in pixels of the image as the classifier sees it."""
 Point = tuple[float, float]
@@ -60,7 +63,7 @@ def explain_instances(
     points: Sequence[Point] = (),
     recipe: str = DEFAULT_RECIPE,
     seed: int = 0,
-    most: int = 5,
+    most: int = MOST,
     progress: Progress = silent,
 ) -> list[Explanation]:
     """Explain each object of a class by itself, where there are several.
@@ -120,9 +123,9 @@ def explain_alternatives(
 ) -> list[Explanation]:
     """Find other pixels that do what an explanation does: what else the label could rest on.
 
-    They are found one after the other, the pixels of the earlier ones forbidden, until none keeps
-    the label on the mean colour and on at least half of the unseen backgrounds with less than
-    half of the pixels.
+    They are of the same object (see the top of this module), and found one after the other, the
+    pixels of the earlier ones forbidden, until none keeps the label on the mean colour and on at
+    least half of the unseen backgrounds with less than half of the pixels.
 
     Args:
         classifier: The classifier that was explained; it is left as it was found.
@@ -148,7 +151,9 @@ def explain_alternatives(
     found: list[Explanation] = []
     with frozen(classifier.module), flushed_denormals(), torch.enable_grad():
         decision = decide(classifier, explanation.prepared(classifier.device), request)
-        allowed = ~torch.from_numpy(explanation.mask).to(decision.x.device)
+        mask = torch.from_numpy(explanation.mask)
+        own = max(object_zones(decision, MOST), key=lambda zone: int((zone & mask).sum()))
+        allowed = (own & ~mask).to(decision.x.device)
         while len(found) < most and allowed.any():
             (each,) = explained([decision], request, progress, allowed=allowed)
             if not each.kept or each.robustness < HELD or each.area >= LARGEST:

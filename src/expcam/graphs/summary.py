@@ -9,7 +9,7 @@ import pandas as pd
 from expcam.circuits.ablation.verification import CircuitCheck
 from expcam.circuits.circuit import Circuit
 from expcam.circuits.scores import READOUT
-from expcam.explain.explanation import Explanation
+from expcam.explain.explanation import Explanation, ties
 from expcam.explain.match import Match
 from expcam.explain.objectives import OBJECTIVES
 from expcam.graphs.finding import Finding
@@ -47,6 +47,7 @@ def lines(finding: Finding, out: Path, seconds: float) -> dict[str, str]:
         without = "the whole image has another label"
     texts = {
         "class": f"{e.label_name}{rival}, confidence {share(e.confidence)} ({e.classifier})",
+        **({"nearly tied": ties(e.tied)} if e.tied else {}),
         "mask": f"{share(e.area)} of the pixels in {e.seconds:.1f} s, {e.cost:.0f} passes",
         "label kept": f"{_kept(e)} on {unseen(e)}; {without}",
         "noise": f"label kept on {e.draws_kept} of {e.draws} further draws: probability at least "
@@ -103,6 +104,7 @@ def as_dict(finding: Finding, out: Path, seconds: float) -> dict[str, object]:
         "bound": e.bound,
         "cell": e.cell,
         "group": list(e.group),
+        "tied": dict(e.tied),
         "match": _match_as_dict(e.match),
         "match_controls": {name: _match_as_dict(each) for name, each in e.match_controls.items()},
         "match_asked": dict(e.match_asked),

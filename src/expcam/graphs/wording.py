@@ -9,7 +9,7 @@ from expcam.circuits.ablation.verification import CircuitCheck
 from expcam.circuits.circuit import Circuit
 from expcam.circuits.scores import BY_GRADIENT, READOUT
 from expcam.errors import OptionError
-from expcam.explain.explanation import Explanation
+from expcam.explain.explanation import Explanation, ties
 from expcam.explain.match import GRADCAM, MOVED
 from expcam.explain.objectives import EVALUATION, OBJECTIVES, REMOVAL
 
@@ -105,7 +105,8 @@ def verdict(explanation: Explanation) -> str:
     if e.contrast is not None:
         says = f"prefers “{e.label_name}” to “{e.contrast_name}”"
     if OBJECTIVES[e.objective].keeping:
-        return _sufficiency(e, says, area)
+        tied = f" (But {ties(e.tied)}.)" if e.tied else ""
+        return _sufficiency(e, says, area) + tied
     if not e.necessary:
         return (
             f"No part was found without which the classifier no longer {says}: "
