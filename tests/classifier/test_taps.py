@@ -2,10 +2,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torchvision.models import VisionTransformer
 
 import expcam
-from expcam.classifier.taps import stage_outputs, tapped
+from expcam.classifier.taps import stage_outputs, tapped, with_outputs
 from expcam.errors import ClassifierError
 from tests.helpers import hooks, red_square
 
@@ -86,3 +87,23 @@ def test_a_module_that_is_called_again_later_ends_no_stage() -> None:
     _, stages = stage_outputs(classifier, red_square())
     assert list(stages) == ["conv1", "conv2"]
     assert expcam.explain_image(classifier, red_square()).kept
+
+
+def test_a_batch_that_a_module_takes_apart_is_put_together_again() -> None:
+    class OneByOne(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Conv2d(3, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([self.inner(each[None]) for each in x]).mean((2, 3))
+
+    torch.manual_seed(0)
+    module, x = OneByOne().eval(), torch.randn(3, 3, 4, 4)
+    with torch.no_grad():
+        _, outputs = with_outputs(module, ["inner"], lambda: module(x), len(x))
+        assert torch.allclose(outputs["inner"], module.inner(x))
+        # Of a module that is called twice on a batch the last output counts.
+        twice = nn.Sequential(module.inner, nn.Conv2d(2, 3, 1), module.inner)
+        _, outputs = with_outputs(twice, ["0"], lambda: twice(x), len(x))
+        assert torch.allclose(outputs["0"], twice(x))

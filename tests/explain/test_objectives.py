@@ -1,11 +1,11 @@
 from expcam.explain.backgrounds import BACKGROUNDS, RANDOM
-from expcam.explain.objectives import EVALUATION, OBJECTIVES, REMOVAL
+from expcam.explain.objectives import EVALUATION, MATCH, OBJECTIVES, REMOVAL
 
 
 def test_all_that_is_named_exists() -> None:
     for objective in OBJECTIVES.values():
         for kind in (*objective.steps, *objective.checks, *objective.fresh):
-            assert kind == REMOVAL or kind in BACKGROUNDS
+            assert kind in (REMOVAL, MATCH) or kind in BACKGROUNDS
     assert set(EVALUATION) == set(BACKGROUNDS)
 
 
@@ -22,4 +22,6 @@ def test_what_they_ask_for() -> None:
         "sufficient": (True, False),
         "necessary": (False, True),
         "both": (True, True),
+        "matching": (True, False),
     }
+    assert [name for name, each in OBJECTIVES.items() if each.matching] == ["matching"]

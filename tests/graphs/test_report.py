@@ -11,6 +11,7 @@ from expcam.explain.match import UNKNOWN
 from expcam.graphs import report, wording
 from expcam.graphs.page import headline, provenance, trust
 from expcam.graphs.report import circuit_html, report_html
+from expcam.graphs.wording import channels_in
 from tests.graphs.made import (
     HOSTILE,
     large_circuit,
@@ -202,5 +203,5 @@ def test_a_page_is_small(cat: expcam.Explanation, cat_circuit: expcam.Circuit) -
 def test_a_circuit_alone_has_a_page(cat_circuit: expcam.Circuit) -> None:
     page = circuit_html(cat_circuit)
     assert 'id="drawing"' in page
-    assert "256 channels" in page
+    assert f"{channels_in(cat_circuit)} channels" in page
     assert len(page) < 400_000

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from expcam.classifier.model import Classifier
@@ -46,6 +47,29 @@ def tapped(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor
     outputs: dict[str, Tensor] = {}
     with listening(module, names, outputs.__setitem__):
         yield outputs
+
+
+def with_outputs(
+    module: nn.Module, names: Sequence[str], run: Callable[[], Tensor], images: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What a run gives, and what named submodules gave in it, a row for each image.
+
+    A module that takes a batch apart calls them on one image after the other; what they give is
+    put together again. Of what is called several times on a batch the last output counts.
+
+    Args:
+        module: Has the submodules.
+        names: Theirs.
+        run: Runs the module on so many ``images``.
+        images: How many.
+
+    Raises:
+        ClassifierError: A name that is no submodule.
+    """
+    given: dict[str, list[Tensor]] = {name: [] for name in names}
+    with listening(module, names, lambda name, output: given[name].append(output)):
+        result = run()
+    return result, {name: torch.cat(each)[-images:] for name, each in given.items()}
 
 
 def stage_outputs(classifier: Classifier, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -236,9 +236,10 @@ def explained(
         found = [solve_published(decision, allowed, PublishedRecipe(), request.seed, progress)]
     else:
         problems = [problem_of(decision, request, allowed) for decision in decisions]
-        first = decisions[0]
-        taps = list(first.whole.activations) if OBJECTIVES[request.objective].matching else []
-        found = search(problems, ClassifierModel(first.classifier, taps), Settings(), progress)
+        matching = _matching(decisions[0], request)
+        taps = [] if matching is None else list(matching.wanted)
+        model = ClassifierModel(decisions[0].classifier, taps)
+        found = search(problems, model, Settings(), progress)
         found = [replace(each, passes=each.passes + GUESS) for each in found]
     return [
         _verified(decision, each, request, start, len(decisions))
@@ -251,9 +252,16 @@ def problem_of(decision: Decision, request: Request, allowed: Tensor) -> Problem
     objective = OBJECTIVES[request.objective]
     guess = first_guess(decision)
     generator = fitted(RECIPES[request.recipe], decision.x, guess, request.seed)
-    matching = None if request.match is None else Matching.of(decision.whole, request.match)
+    matching = _matching(decision, request)
     return Problem(
-        parts=Pixels(decision.classifier, decision.x, decision.label, allowed, matching),
+        parts=Pixels(
+            decision.classifier,
+            decision.x,
+            decision.label,
+            allowed,
+            matching,
+            objective.likeness,
+        ),
         scorer=MaskScorer(generator, decision.x),
         steps=objective.steps,
         checks=objective.checks,
@@ -261,6 +269,14 @@ def problem_of(decision: Decision, request: Request, allowed: Tensor) -> Problem
         share=request.area,
         rng=training_rng(request.seed),
     )
+
+
+def _matching(decision: Decision, request: Request) -> Matching | None:
+    """The activations that a search looks at; None where it looks at none."""
+    if request.match is not None:
+        return Matching.of(decision.whole, request.match)
+    wanted = OBJECTIVES[request.objective].likeness and decision.whole.activations
+    return Matching.of(decision.whole, 1.0) if wanted else None
 
 
 def first_guess(decision: Decision) -> Tensor:
@@ -282,9 +298,7 @@ def _verified(
     classifier, image = decision.classifier, decision.image
     checked = verify(decision, found.keep, request.seed)
     contrast = decision.contrast
-    asked: Mapping[str, float] = {}
-    if request.match is not None:
-        asked = Matching.of(decision.whole, request.match).wanted
+    matching = None if request.match is None else _matching(decision, request)
     return Explanation(
         mask=found.keep.cpu().numpy(),
         probability=found.scores.cpu().numpy().astype(np.float32),
@@ -307,7 +321,7 @@ def _verified(
         bound=lower_bound(checked.draws_kept, checked.draws),
         match=checked.match,
         match_controls=checked.match_controls,
-        match_asked=asked,
+        match_asked={} if matching is None else matching.wanted,
         # That no block as large as the image can be dropped says nothing.
         cell=found.size if found.size < max(found.keep.shape) else 0,
         seconds=(time.monotonic() - start) / together,

@@ -23,8 +23,7 @@ counted."""
 TIED = 1 / 3
 """A class is nearly tied with another that has at least so much of its probability."""
 TOGETHER = 0.75
-"""Classes that are nearly tied have at least so much of the probability together; where they have
-less, the classifier does not know rather than being torn."""
+"""Classes that are nearly tied have at least so much of the probability together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,12 +145,14 @@ def nearly_tied(classifier: Classifier, logits: Tensor, target: int) -> dict[str
     """The classes that are nearly tied with the first one, it among them, and their probabilities.
 
     Empty where ``target`` is not the first, where no other has at least `TIED` of its probability,
-    and where all of them together have less than `TOGETHER`.
+    and where the classifier does not know: all of them have less than `TOGETHER`, or they are
+    more than half of the classes.
     """
     shares = logits.softmax(-1)
     order = shares.argsort(descending=True).tolist()
     tied = [each for each in order if float(shares[each]) >= TIED * float(shares[target])]
-    if order[0] != target or len(tied) < 2 or float(shares[tied].sum()) < TOGETHER:
+    several = 1 < len(tied) <= len(shares) / 2
+    if order[0] != target or not several or float(shares[tied].sum()) < TOGETHER:
         return {}
     return {classifier.label_name(each): float(shares[each]) for each in tied}
 

@@ -10,14 +10,14 @@ from torch.nn import functional as F
 
 from expcam.classifier.model import Classifier
 from expcam.classifier.network import is_scripted, unwrapped
-from expcam.classifier.taps import stage_outputs, tapped
+from expcam.classifier.taps import stage_outputs, with_outputs
 from expcam.errors import OptionError
 from expcam.explain.losses import divergence
 
 SCALE = 10.0
 """Logits of margin that a search takes a cosine similarity of 1 for."""
 WEIGHT = 30.0
-"""Weight of a cosine distance beside the cross-entropy. With less, many searches do not get there:
+"""Weight of the distance where a match is asked for. With less, many searches do not get there:
 what makes a mask keep the label does little for its activations."""
 MOVED, GRADCAM = "moved", "gradcam"
 """What a mask's match is compared with: itself at random places, and Grad-CAM at its area."""
@@ -74,8 +74,12 @@ class Whole:
     @torch.no_grad()
     def matches(self, classifier: Classifier, x: Tensor, masks: Tensor) -> list[Match]:
         """How far each mask of ``(n, H, W)`` keeps it, in as many forward passes."""
-        with tapped(unwrapped(classifier.module), list(self.activations)) as outputs:
-            logits = classifier.logits(masks[:, None] * x)
+        logits, outputs = with_outputs(
+            unwrapped(classifier.module),
+            list(self.activations),
+            lambda: classifier.logits(masks[:, None] * x),
+            len(masks),
+        )
         spatial = {tap: cosine(outputs[tap], own) for tap, own in self.activations.items()}
         means = {
             tap: cosine(pooled(outputs[tap]), pooled(own)) for tap, own in self.activations.items()
@@ -130,10 +134,10 @@ class Matching:
         spare = [self._similarity(tap, activations) - least for tap, least in self.wanted.items()]
         return SCALE * torch.stack(spare).min()
 
-    def loss(self, activations: Mapping[str, Tensor]) -> Tensor:
-        """The pooled cosine distances of the taps that are asked for, weighted."""
+    def distance(self, activations: Mapping[str, Tensor]) -> Tensor:
+        """1 - pooled cosine similarity, summed over the taps."""
         similar = [self._similarity(tap, activations) for tap in self.wanted]
-        return WEIGHT * (1 - torch.stack(similar)).sum()
+        return (1 - torch.stack(similar)).sum()
 
     def _similarity(self, tap: str, activations: Mapping[str, Tensor]) -> Tensor:
         return cosine(pooled(activations[tap]), pooled(self.whole.activations[tap]))[0]

@@ -10,7 +10,7 @@ from torch import Tensor
 from expcam.classifier.model import Classifier
 from expcam.explain.backgrounds import BACKGROUNDS, RANDOM
 from expcam.explain.losses import holding, losing, total_variation
-from expcam.explain.match import Matching
+from expcam.explain.match import WEIGHT, Matching
 from expcam.explain.objectives import MATCH, REMOVAL
 from expcam.search.model import Seen
 from expcam.search.parts import Perturbation
@@ -30,7 +30,8 @@ class Pixels:
         x: Normalised image ``(channels, H, W)``.
         label: Index of the class among the classifier's logits.
         allowed: Boolean ``(H, W)``; pixels that the mask may keep.
-        matching: The activations that are to be kept; None where none are asked for.
+        matching: The activations that are to be kept; None where nothing asks for them.
+        likeness: See `Objective`.
     """
 
     def __init__(
@@ -40,8 +41,9 @@ class Pixels:
         label: int,
         allowed: Tensor,
         matching: Matching | None = None,
+        likeness: float = 0.0,
     ) -> None:
-        self.allowed, self._matching = allowed, matching
+        self.allowed, self._matching, self._likeness = allowed, matching, likeness
         self._classifier, self._x, self._label = classifier, x, label
         side = min(x.shape[-2:])
         # Blocks as large as the image leave its components alone.
@@ -77,10 +79,13 @@ class Pixels:
         smooth = SMOOTHNESS * total_variation(keep)
         if by.kind == MATCH:
             assert self._matching is not None
-            return self._matching.loss(output.activations) + smooth
+            return WEIGHT * self._matching.distance(output.activations) + smooth
         chosen = self._classifier.chosen(output.logits[None])
         decision = losing if by.removal else holding
-        return decision(chosen, self._label) + smooth
+        loss = decision(chosen, self._label) + smooth
+        if by.kind == "zero" and self._matching is not None:
+            loss = loss + self._likeness * self._matching.distance(output.activations)
+        return loss
 
     def margins(self, outputs: Sequence[Seen], by: Sequence[Perturbation]) -> Tensor:
         """Logit of the class less the highest other one; of `MATCH`, see `Matching.margin`."""

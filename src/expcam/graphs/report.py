@@ -46,6 +46,7 @@ from expcam.graphs.pictures import (
     small,
 )
 from expcam.graphs.wording import (
+    circuit_size,
     circuit_title,
     edge_meaning,
     minimality,
@@ -208,7 +209,8 @@ def circuit_html(circuit: Circuit) -> str:
     """A page of a circuit alone."""
     title = f"{circuit.graph.graph['label_name']} · expcam"
     data = _circuits({circuit_title(circuit): circuit}, None)
-    return _page("notebook.html", data, title=title, circuit=circuit)
+    size = circuit_size(circuit)
+    return _page("notebook.html", data, title=title, circuit=circuit, size=size)
 
 
 def _circuits(circuits: Mapping[str, Circuit], channels: ChannelFacts | None) -> dict[str, Any]:

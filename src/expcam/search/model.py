@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from expcam.classifier.model import BATCH, Classifier
 from expcam.classifier.network import unwrapped
 from expcam.classifier.precision import InBfloat16, computes_in_bfloat16
-from expcam.classifier.taps import tapped
+from expcam.classifier.taps import with_outputs
 from expcam.search.gradients import SmoothedGradients
 
 WORDS = ("can't allocate memory", "not enough memory", "out of memory")
@@ -74,8 +74,10 @@ class ClassifierModel:
     def _run(
         self, classifier: Classifier, module: nn.Module, inputs: Sequence[Tensor]
     ) -> list[Seen]:
-        with tapped(module, self._taps) as outputs:
-            logits = classifier.all_logits(torch.stack(list(inputs)))
+        batch = torch.stack(list(inputs))
+        logits, outputs = with_outputs(
+            module, self._taps, lambda: classifier.all_logits(batch), len(batch)
+        )
         return [
             Seen(row, {name: output[i : i + 1] for name, output in outputs.items()})
             for i, row in enumerate(logits)
