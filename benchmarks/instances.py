@@ -8,8 +8,8 @@
 
 Collages (see `collages.py`) of two and of three pictures, of one class and of different classes,
 ``--each`` of each kind, and every second photograph by itself. Of all the zones of objects are
-counted; of every ``--masks``-th collage masks are made as well. Settings were chosen on ``--seed 0``
-with ``val.parquet``.
+counted; of every ``--masks``-th collage masks are made as well. Settings were chosen on
+``--seed 0`` with ``val.parquet``.
 """
 
 import argparse
