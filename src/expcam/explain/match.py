@@ -69,7 +69,9 @@ class Whole:
         """Of a normalised image ``(channels, H, W)``, in a forward pass; no taps of TorchScript."""
         if is_scripted(unwrapped(classifier.module)):
             return cls(classifier.logits(x[None])[0], {})
-        return cls(*stage_outputs(classifier, x))
+        logits, stages = stage_outputs(classifier, x)
+        # Images do not lie first where tokens or windows do.
+        return cls(logits, {name: each for name, each in stages.items() if len(each) == 1})
 
     @torch.no_grad()
     def matches(self, classifier: Classifier, x: Tensor, masks: Tensor) -> list[Match]:
