@@ -28,7 +28,7 @@ from expcam.classifier.sources import DEFAULT, FORMS
 from expcam.errors import ExpcamError, ExpcamWarning, OptionError
 from expcam.explain.compare.attributions import BASELINES, DEFAULT_METHODS
 from expcam.explain.objectives import DEFAULT_OBJECTIVE, EVALUATION, OBJECTIVES
-from expcam.explain.request import DEFAULT_RECIPE, RECIPES, Request
+from expcam.explain.request import DEFAULT_RECIPE, PUBLISHED_RECIPE, RECIPES, Request
 from expcam.files import check_writable, legible
 from expcam.graphs.exports import CSV_FILES, WRITERS, write_csv, writer_for
 from expcam.graphs.finding import (
@@ -231,6 +231,14 @@ def command(
         raise OptionError(
             "--instances and --box go with none of --contrast, --objective, --match and --area"
         )
+    robust = objective == DEFAULT_OBJECTIVE and area is None and recipe != PUBLISHED_RECIPE
+    if (curve or alternatives) and not robust:
+        raise OptionError(
+            "--match-curve and --alternatives look for robust masks: they go with none of "
+            f"--objective, --area and --recipe {PUBLISHED_RECIPE}"
+        )
+    if curve and (contrast is not None or boxes or instances):
+        raise OptionError("--match-curve goes with none of --contrast, --box and --instances")
     photographs = [] if crops is None else photographs_in(crops)
     channels = CircuitRequest(
         first=circuit,

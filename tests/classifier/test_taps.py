@@ -6,38 +6,35 @@ from torch import nn
 from torchvision.models import VisionTransformer
 
 import expcam
-from expcam.classifier.taps import stage_outputs, tapped, with_outputs
+from expcam.classifier.taps import stage_outputs, with_outputs
 from expcam.errors import ClassifierError
 from tests.helpers import hooks, red_square
 
 
-def test_taps_see_the_activations_and_leave_no_hook(detector: expcam.Classifier) -> None:
-    x = red_square()[None]
-    with tapped(detector.module, ["halved", "mix"]) as seen:
-        detector.module(x)
-        assert list(seen) == ["halved", "mix"]
-        # 4 by 4 of the 16 by 16 halved pixels show red 2, seen through the weight 1.
-        assert seen["mix"][0, 0].sum() == 2 * 4 * 4
-    assert hooks(detector.module) == 0
+def test_outputs_are_seen_and_no_hook_is_left(detector: expcam.Classifier) -> None:
+    x, module = red_square()[None], detector.module
+    _, seen = with_outputs(module, ["halved", "mix"], lambda: module(x), 1)
+    assert list(seen) == ["halved", "mix"]
+    # 4 by 4 of the 16 by 16 halved pixels show red 2, seen through the weight 1.
+    assert seen["mix"][0, 0].sum() == 2 * 4 * 4
+    assert hooks(module) == 0
 
 
 def test_hooks_go_also_after_an_exception(detector: expcam.Classifier) -> None:
-    with pytest.raises(RuntimeError), tapped(detector.module, ["fc"]):
-        detector.module(torch.zeros(1, 5, 8, 8))
+    bad = torch.zeros(1, 5, 8, 8)
+    with pytest.raises(RuntimeError):
+        with_outputs(detector.module, ["fc"], lambda: detector.module(bad), 1)
     assert hooks(detector.module) == 0
     with pytest.raises(RuntimeError):
-        stage_outputs(detector, torch.zeros(5, 8, 8))
+        stage_outputs(detector, bad[0])
     assert hooks(detector.module) == 0
 
 
 def test_an_unknown_layer_is_named_with_those_there_are(detector: expcam.Classifier) -> None:
-    with (
-        pytest.raises(
-            ClassifierError, match=r"layer `layer5` not found; .* has: colour, relu, halved"
-        ),
-        tapped(detector.module, ["layer5"]),
+    with pytest.raises(
+        ClassifierError, match=r"layer `layer5` not found; .* has: colour, relu, halved"
     ):
-        pass
+        with_outputs(detector.module, ["layer5"], lambda: torch.zeros(1), 1)
 
 
 def test_stages_of_a_resnet_are_the_published_taps() -> None:
@@ -107,3 +104,42 @@ def test_a_batch_that_a_module_takes_apart_is_put_together_again() -> None:
         twice = nn.Sequential(module.inner, nn.Conv2d(2, 3, 1), module.inner)
         _, outputs = with_outputs(twice, ["0"], lambda: twice(x), len(x))
         assert torch.allclose(outputs["0"], twice(x))
+
+
+class Tutorial(nn.Module):
+    """One pool after two convolutions, as in many first networks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
+        self.pool = nn.MaxPool2d(2)
+        self.fc = nn.Linear(5 * 6 * 6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pool(self.conv1(x).relu())
+        x = self.pool(self.conv2(x).relu())
+        logits: torch.Tensor = self.fc(x.flatten(1))
+        return logits
+
+
+def test_of_a_layer_that_is_used_at_two_sizes_the_last_output_counts() -> None:
+    torch.manual_seed(0)
+    module = Tutorial().eval()
+    x = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        _, outputs = with_outputs(module, ["pool", "fc"], lambda: module(x), 4)
+    assert outputs["pool"].shape == (4, 5, 6, 6)
+    explanation = expcam.explain_image(expcam.Classifier(module), x[0], target=1)
+    assert "pool" in explanation.match.pooled
+
+
+def test_what_is_not_called_or_has_other_rows_is_left_out() -> None:
+    module = nn.ModuleDict({"used": nn.Identity(), "idle": nn.Identity()})
+    x = torch.ones(3, 2)
+
+    def run() -> torch.Tensor:
+        module["used"](x[:1])
+        return x
+
+    _, outputs = with_outputs(module, ["used", "idle"], run, 3)
+    assert outputs == {}

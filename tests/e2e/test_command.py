@@ -321,6 +321,8 @@ def test_activations_objects_and_groups(tmp_path: Path, command: Command) -> Non
         (("--match", "nowhere=0.5"), "no tap `nowhere`"),
         (("--box", "1,2,3"), "box `1,2,3` is not left,top,right,bottom"),
         (("--box", "1,2,3,4", "--match", "0.5"), "go with none of"),
+        (("--match-curve", "--objective", "both"), "look for robust masks"),
+        (("--match-curve", "--contrast", "cougar"), "goes with none of --contrast"),
         (("--target", "cat, tapirr"), "unknown class ` tapirr`"),
     ):
         result = command(cat, "--out", out, *quick, *asked)

@@ -69,6 +69,8 @@ def test_several_classes_count_as_one(detector: expcam.Classifier) -> None:
     shares = torch.tensor([2.0, 8.0, 0.0]).softmax(0)
     assert decision.confidence == pytest.approx(float(shares[1] + shares[2]))
     assert decision.predicted
+    with pytest.raises(TargetError, match="a group of all classes is always said"):
+        decided(detector, target=["blue", "red", "nothing"])
     with pytest.raises(TargetError, match="cannot be explained together: a contrast is of two"):
         decided(detector, target=["blue", "red"], contrast="nothing")
 
@@ -94,6 +96,9 @@ def test_classes_that_are_nearly_tied_are_named_with_the_group_to_ask_for() -> N
     with pytest.warns(expcam.ExpcamWarning, match=said):
         decision = decided(torn)
     assert decision.tied == pytest.approx({"tiger cat": 0.55, "tabby": 0.3})
+    twins = expcam.Classifier(Fixed([0.3, 0.55, 0.1, 0.05]), labels=["cat", "cat", "a, b", "car"])
+    with pytest.warns(expcam.ExpcamWarning, match='target "1, 0"'):
+        decided(twins)  # by index, where labels do not tell
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         decided(torn, target=["tabby", "tiger cat"])

@@ -62,6 +62,10 @@ def test_boxes_and_points_say_which_objects_are_meant(detector: expcam.Classifie
     (lower,) = expcam.explain_instances(detector, two_squares(), boxes=[(2, 18, 14, 30)])
     assert lower.mask[20:28, 4:12].any()
     assert not lower.mask[:18].any()
+    # What you say is there has an answer, also where the class is not.
+    (nothing,) = expcam.explain_instances(detector, two_squares(), boxes=[(0, 0, 8, 3)])
+    assert not nothing.kept
+    assert not nothing.mask[3:].any()
     found = expcam.explain_instances(detector, two_squares(), points=[(20, 8), (8, 24)])
     assert len(found) == 2
     assert found[0].mask[4:12, 16:24].any()
@@ -75,6 +79,9 @@ def test_boxes_and_points_say_which_objects_are_meant(detector: expcam.Classifie
         ({"boxes": [(40, 40, 50, 50)]}, "holds no pixel of the image"),
         ({"points": [(5, 40)]}, "outside of the image of 32 × 32"),
         ({"points": [(5, 5)], "boxes": [(0, 0, 5, 5)]}, "not both"),
+        ({"boxes": [(10, -60, 60, -10)]}, "holds no pixel of the image"),
+        ({"boxes": [(float("nan"), 0, 9, 9)]}, "is not 4 numbers of pixels"),
+        ({"points": [(5, 5), (5, 5)]}, r"no pixel is nearest to point \(5.0, 5.0\)"),
     ],
 )
 def test_what_cannot_be_asked(

@@ -85,5 +85,8 @@ def test_what_is_asked_for_is_kept(bundled: expcam.Classifier, cat: expcam.Expla
         expcam.explain_image(bundled, cat.prepared(bundled.device), match={"nowhere": 0.5})
     with pytest.raises(OptionError, match=r"match 1.5 is out of range"):
         expcam.explain_image(bundled, cat.prepared(bundled.device), match=1.5)
+    for bad, said in (({}, "names no tap"), ("much", "`much` is no number")):
+        with pytest.raises(OptionError, match=said):
+            expcam.explain_image(bundled, cat.prepared(bundled.device), match=bad)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="goes with objective `matching`"):
         expcam.explain_image(bundled, cat.prepared(bundled.device), match=0.5, objective="both")

@@ -34,28 +34,14 @@ def listening(
         yield
 
 
-@contextmanager
-def tapped(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Collect the outputs of the named submodules during each forward pass in the block.
-
-    Yields a dictionary from name to the output of the latest pass. A tensor that the classifier
-    overwrites in place (an in-place ReLU behind a batch norm) is seen as overwritten.
-
-    Raises:
-        ClassifierError: A name that is no submodule.
-    """
-    outputs: dict[str, Tensor] = {}
-    with listening(module, names, outputs.__setitem__):
-        yield outputs
-
-
 def with_outputs(
     module: nn.Module, names: Sequence[str], run: Callable[[], Tensor], images: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """What a run gives, and what named submodules gave in it, a row for each image.
 
     A module that takes a batch apart calls them on one image after the other; what they give is
-    put together again. Of what is called several times on a batch the last output counts.
+    put together again. Of what is called several times on a batch the last output counts. Left
+    out is what was not called, or gave another number of rows.
 
     Args:
         module: Has the submodules.
@@ -69,7 +55,18 @@ def with_outputs(
     given: dict[str, list[Tensor]] = {name: [] for name in names}
     with listening(module, names, lambda name, output: given[name].append(output)):
         result = run()
-    return result, {name: torch.cat(each)[-images:] for name, each in given.items()}
+    rows = {name: _last_rows(each, images) for name, each in given.items()}
+    return result, {name: each for name, each in rows.items() if each is not None}
+
+
+def _last_rows(outputs: Sequence[Tensor], count: int) -> Tensor | None:
+    """The last outputs that have so many rows together, as one; None where none have just those."""
+    taken: list[Tensor] = []
+    for output in reversed(outputs):
+        taken.insert(0, output)
+        if sum(map(len, taken)) >= count:
+            break
+    return torch.cat(taken) if sum(map(len, taken)) == count else None
 
 
 def stage_outputs(classifier: Classifier, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

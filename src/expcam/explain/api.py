@@ -186,23 +186,28 @@ def several(
 
 def _in_chunks(
     classifier: Classifier,
-    decisions: Sequence[Decision],
+    decisions: list[Decision],
     request: Request,
     chunk: int | None,
     progress: Progress,
 ) -> list[Explanation]:
-    """Explain as many images at a time as memory holds; only those of one size share a batch."""
+    """Explain as many images at a time as memory holds; only those of one size share a batch.
+
+    Decisions that are done with are taken from the list.
+    """
     if request.recipe == PUBLISHED_RECIPE:  # it solves one by one in any case
         chunk = 1
     chunk = chunk or CHUNKS.get(classifier.device.type, CHUNK)
     done: list[Explanation] = []
-    while len(done) < len(decisions):
-        _, same_size = next(groupby(decisions[len(done) :], lambda each: each.x.shape))
+    images = len(decisions)
+    while decisions:
+        _, same_size = next(groupby(decisions, lambda each: each.x.shape))
         some = list(same_size)[:chunk]
-        part = _part_of(progress, len(done), len(some), len(decisions))
+        part = _part_of(progress, len(done), len(some), images)
         failed = False
         try:
             done += explained(some, request, part)
+            del decisions[: len(some)]  # and with them what is known of the whole images
         except RuntimeError as error:
             if len(some) == 1 or not out_of_memory(error):
                 raise

@@ -10,7 +10,7 @@ from expcam.classifier.model import Classifier, Prepared
 from expcam.errors import OptionError
 from expcam.explain.api import explain_image
 from expcam.explain.match import GRADCAM, MOVED
-from expcam.explain.request import Target
+from expcam.explain.request import Request, Target
 from expcam.progress import Progress, silent
 
 LEVELS = (0.7, 0.8, 0.9)
@@ -51,6 +51,8 @@ def match_curve(
     """
     if not levels:
         raise OptionError("no levels of match given")
+    for asked in levels:
+        Request(match=asked, seed=seed)  # a bad one is refused before any work is done
     prepared = classifier.prepare(image)
     rows = []
     for level in (None, *levels):

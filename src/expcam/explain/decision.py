@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,8 +17,8 @@ from expcam.explain.request import Request
 from expcam.search.engine import FORWARD
 from expcam.search.model import out_of_memory
 
-LOOK = 2 * FORWARD
-"""What `decide` costs, in forward and backward passes: two forward passes, one of which looks at
+LOOK = 4 * FORWARD
+"""What a decision costs, in forward and backward passes: a forward pass, and three that look at
 the activations. What it finds out once of a classifier (see `Classifier.is_multi_label`) is not
 counted."""
 TIED = 1 / 3
@@ -39,8 +40,7 @@ class Decision:
         contrast: Index of the class that it is compared to; None for all.
         label: Index of the class to be explained, among the classifier's logits.
         tied: See `nearly_tied`.
-        whole: What it computes of the whole image; the logits are of all that there is to choose
-            from, ``(classes,)``.
+        logits: Of the whole image, of all that there is to choose from, ``(classes,)``.
     """
 
     classifier: Classifier
@@ -50,7 +50,12 @@ class Decision:
     contrast: int | None
     label: int
     tied: Mapping[str, float]
-    whole: Whole
+    logits: Tensor
+
+    @cached_property
+    def whole(self) -> Whole:
+        """What the classifier computes of the whole image, looked at once."""
+        return Whole.of(self.classifier, self.x)
 
     @property
     def x(self) -> Tensor:
@@ -66,12 +71,12 @@ class Decision:
     @property
     def predicted(self) -> bool:
         """Whether the classifier gives the whole image the class to be explained."""
-        return int(self.whole.logits.argmax()) == self.label
+        return int(self.logits.argmax()) == self.label
 
     @property
     def confidence(self) -> float:
         """The probability of that class on the whole image."""
-        return float(self.whole.logits.softmax(-1)[self.label])
+        return float(self.logits.softmax(-1)[self.label])
 
 
 def decide(classifier: Classifier, image: Prepared, request: Request) -> Decision:
@@ -91,6 +96,8 @@ def decide(classifier: Classifier, image: Prepared, request: Request) -> Decisio
     )
     target = max(members, key=lambda each: float(logits[each]))
     group = members if len(members) > 1 else ()
+    if len(group) == len(logits):
+        raise TargetError("a group of all classes is always said: leave some out")
     contrast = (
         None if request.contrast is None else classifier.class_index(request.contrast, len(logits))
     )
@@ -117,7 +124,7 @@ def decide(classifier: Classifier, image: Prepared, request: Request) -> Decisio
         contrast=contrast,
         label=label,
         tied=tied,
-        whole=Whole.of(classifier, image.input),
+        logits=classifier.chosen(logits[None])[0],
     )
     if OBJECTIVES[request.objective].removal and not decision.predicted:
         raise TargetError(
@@ -144,6 +151,8 @@ def decision_of(classifier: Classifier, explanation: Explanation) -> tuple[Class
 def nearly_tied(classifier: Classifier, logits: Tensor, target: int) -> dict[str, float]:
     """The classes that are nearly tied with the first one, it among them, and their probabilities.
 
+    By label, or by index where a label has a comma or is not the only such.
+
     Empty where ``target`` is not the first, where no other has at least `TIED` of its probability,
     and where the classifier does not know: all of them have less than `TOGETHER`, or they are
     more than half of the classes.
@@ -154,7 +163,13 @@ def nearly_tied(classifier: Classifier, logits: Tensor, target: int) -> dict[str
     several = 1 < len(tied) <= len(shares) / 2
     if order[0] != target or not several or float(shares[tied].sum()) < TOGETHER:
         return {}
-    return {classifier.label_name(each): float(shares[each]) for each in tied}
+    labels = [classifier.label_name(each) for each in order]
+    # What can be asked for: a label, but for one with a comma or one that is not the only such.
+    asked = {
+        each: label if "," not in label and labels.count(label) == 1 else str(each)
+        for each, label in zip(order, labels, strict=True)
+    }
+    return {asked[each]: float(shares[each]) for each in tied}
 
 
 def _whole(classifier: Classifier, x: Tensor) -> Tensor:

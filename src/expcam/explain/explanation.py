@@ -18,7 +18,7 @@ from expcam.explain.objectives import OBJECTIVES
 from expcam.files import written_whole
 
 FORMAT = "expcam-explanation/4"
-DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile)
+DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile)
 """What reading a file that is none of ours, or not whole, can raise."""
 MEAN_COLOUR = (124, 116, 104)
 """ImageNet's."""

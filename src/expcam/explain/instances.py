@@ -12,7 +12,9 @@ colour; on how many of the unseen backgrounds it does is said of it, as of every
 What is sufficient beside an explanation but of the same zone is an alternative, no further object.
 """
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +71,8 @@ def explain_instances(
     """Explain each object of a class by itself, where there are several.
 
     What counts as an object is said at the top of this module. An object for which no mask keeps
-    the label on the mean colour is left out. It costs a mask for each zone, and at most one more.
+    the label on the mean colour is left out, unless you have said that it is there. It costs a
+    mask for each zone, and at most one more.
 
     Args:
         classifier: The classifier; it is left as it was found.
@@ -80,7 +83,7 @@ def explain_instances(
         points: One point on each object, instead of boxes: each pixel belongs to the nearest.
         recipe: A key of `RECIPES`.
         seed: From 0 below 2³¹.
-        most: At most so many objects, the most prominent, at least 1.
+        most: At most so many objects are looked for, the most prominent, at least 1.
         progress: Called after each step.
 
     Returns:
@@ -93,6 +96,8 @@ def explain_instances(
     """
     if most < 1:
         raise OptionError(f"most {most} is out of range: at least 1")
+    boxes = [_numbers("box", box, 4) for box in boxes]
+    points = [_numbers("point", point, 2) for point in points]
     if boxes and points:
         raise OptionError("give boxes or points, not both")
     request = Request(target=target, recipe=recipe, seed=seed)
@@ -103,15 +108,16 @@ def explain_instances(
         if boxes:
             zones = [_inside(box, size) for box in boxes]
         elif points:
-            zones = list(nearest([_at(point, size) for point in points], size))
+            zones = _around([_at(point, size) for point in points], size)
         else:
             zones = object_zones(decision, most)
-        found = []
-        for zone in zones:
-            (each,) = explained([decision], request, progress, allowed=zone.to(decision.x.device))
-            if each.kept:
-                found.append(each)
-        return found or explained([decision], request, progress)
+        every = [
+            explained([decision], request, progress, allowed=zone.to(decision.x.device))[0]
+            for zone in zones
+        ]
+        if boxes or points or len(zones) == 1:
+            return every
+        return [each for each in every if each.kept] or explained([decision], request, progress)
 
 
 def explain_alternatives(
@@ -121,7 +127,7 @@ def explain_alternatives(
     most: int = 1,
     progress: Progress = silent,
 ) -> list[Explanation]:
-    """Find other pixels that do what an explanation does: what else the label could rest on.
+    """Find other pixels that keep the label on any background: what else it could rest on.
 
     They are of the same object (see the top of this module), and found one after the other, the
     pixels of the earlier ones forbidden, until none keeps the label on the mean colour and on at
@@ -241,11 +247,27 @@ def nearest(points: Sequence[tuple[float, ...]], size: Sequence[int]) -> Tensor:
     return distances.argmin(0) == numbers
 
 
+def _numbers(what: str, given: Sequence[float], count: int) -> Any:
+    """A box or a point as so many finite numbers."""
+    numbers = tuple(float(each) for each in given)
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        raise OptionError(f"{what} {numbers} is not {count} numbers of pixels")
+    return numbers
+
+
+def _around(points: Sequence[tuple[float, float]], size: Sequence[int]) -> list[Tensor]:
+    zones = list(nearest(points, size))
+    for point, zone in zip(points, zones, strict=True):
+        if not zone.any():
+            raise OptionError(f"no pixel is nearest to point {point[::-1]}: another is as near")
+    return zones
+
+
 def _inside(box: Box, size: Sequence[int]) -> Tensor:
-    left, top, right, bottom = box
+    left, top, right, bottom = (max(0, round(each)) for each in box)
     height, width = size
     zone = torch.zeros(height, width, dtype=torch.bool)
-    zone[max(0, round(top)) : round(bottom), max(0, round(left)) : round(right)] = True
+    zone[top:bottom, left:right] = True
     if not zone.any():
         raise OptionError(
             f"box {box} holds no pixel of the image: left, top, right and bottom, "

@@ -85,7 +85,8 @@ def activation_distance(whole: Mapping[str, Tensor], masked: Mapping[str, Tensor
     distances = []
     for depth, name in enumerate(whole):
         if depth < SHALLOW_TAPS:
-            distance = (1 - F.cosine_similarity(whole[name], masked[name], dim=1)).mean()
+            channels = -1 if whole[name].ndim == 3 else 1  # tokens have them last
+            distance = (1 - F.cosine_similarity(whole[name], masked[name], dim=channels)).mean()
         else:
             distance = (_standardised(whole[name]) - _standardised(masked[name])).square().mean()
         distances.append(TAP_WEIGHTS[max(0, len(TAP_WEIGHTS) - len(whole) + depth)] * distance)

@@ -66,12 +66,17 @@ class Whole:
     @classmethod
     @torch.no_grad()
     def of(cls, classifier: Classifier, x: Tensor) -> "Whole":
-        """Of a normalised image ``(channels, H, W)``, in a forward pass; no taps of TorchScript."""
-        if is_scripted(unwrapped(classifier.module)):
+        """Of a normalised image ``(channels, H, W)``, in three forward passes.
+
+        Taps are those stages whose output has a row for each image; of TorchScript there are none.
+        """
+        module = unwrapped(classifier.module)
+        if is_scripted(module):
             return cls(classifier.logits(x[None])[0], {})
         logits, stages = stage_outputs(classifier, x)
-        # Images do not lie first where tokens or windows do.
-        return cls(logits, {name: each for name, each in stages.items() if len(each) == 1})
+        two = x.expand(2, *x.shape)
+        _, rows = with_outputs(module, list(stages), lambda: classifier.logits(two), 2)
+        return cls(logits, {name: stages[name] for name in rows if len(stages[name]) == 1})
 
     @torch.no_grad()
     def matches(self, classifier: Classifier, x: Tensor, masks: Tensor) -> list[Match]:

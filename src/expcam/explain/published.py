@@ -7,11 +7,12 @@ constraint is the explanation. They are not run twice here; the numbers are the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from expcam.classifier.taps import tapped
+from expcam.classifier.taps import with_outputs
 from expcam.explain import backgrounds as bg
 from expcam.explain.decision import Decision
 from expcam.explain.generators import seeded
@@ -71,8 +72,13 @@ def solve_published(
         probability = torch.sigmoid(generator(x)) * allowed
         backgrounds = bg.draw(recipe.backgrounds, x, rng)
         masks = straight_through(probability).expand(len(backgrounds), 1, -1, -1)
-        with tapped(classifier.network, list(whole.activations)) as outputs:
-            logits = classifier.logits(masks * x + (1 - masks) * backgrounds)
+        composites = masks * x + (1 - masks) * backgrounds
+        logits, outputs = with_outputs(
+            classifier.network,
+            list(whole.activations),
+            partial(classifier.logits, composites),
+            len(composites),
+        )
         seen = Observation(
             probability=probability, logits=logits, activations=outputs, reference=reference
         )

@@ -100,9 +100,20 @@ class Request:
         if self.objective not in (DEFAULT_OBJECTIVE, MATCHING):
             raise OptionError(f"a match goes with objective `{MATCHING}`, not `{self.objective}`")
         object.__setattr__(self, "objective", MATCHING)
-        each = self.match.values() if isinstance(self.match, Mapping) else [self.match]
-        for value in each:
-            if not 0 < value < 1:
-                raise OptionError(
-                    f"match {value} is out of range: a cosine similarity, above 0 and below 1"
-                )
+        if isinstance(self.match, Mapping):
+            if not self.match:
+                raise OptionError("match names no tap")
+            each = {str(tap): _similarity(value) for tap, value in self.match.items()}
+            object.__setattr__(self, "match", each)
+        else:
+            object.__setattr__(self, "match", _similarity(self.match))
+
+
+def _similarity(value: object) -> float:
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise OptionError(f"match `{value}` is no number") from None
+    if not 0 < number < 1:
+        raise OptionError(f"match {value} is out of range: a similarity, above 0 and below 1")
+    return number

@@ -74,9 +74,9 @@ def lines(finding: Finding, out: Path, seconds: float) -> dict[str, str]:
     if finding.instances:
         areas = ", ".join(share(each.area) for each in finding.instances)
         texts["instances"] = f"{len(finding.instances)} more: {areas} of the pixels"
-    if finding.alternatives:
+    if finding.alternatives is not None:
         areas = ", ".join(share(each.area) for each in finding.alternatives)
-        texts["alternatives"] = f"{len(finding.alternatives)}: other pixels keep the label, {areas}"
+        texts["alternatives"] = f"other pixels keep the label: {areas}" if areas else "none found"
     if finding.curve is not None:
         points = finding.curve[["match", "area"]].itertuples(index=False)
         texts["match costs"] = ", ".join(f"{share(area)} for {match:.0%}" for match, area in points)
@@ -119,7 +119,10 @@ def as_dict(finding: Finding, out: Path, seconds: float) -> dict[str, object]:
         "match_curve": None
         if finding.curve is None
         else [
-            {name: _known(value) for name, value in row.items()}
+            {
+                name: value if isinstance(value, bool) else _known(value)
+                for name, value in row.items()
+            }
             for row in finding.curve.to_dict("records")
         ],
         "circuit": _circuit_as_dict(finding.circuit),

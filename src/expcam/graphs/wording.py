@@ -88,11 +88,10 @@ def matching(explanation: Explanation) -> str:
     e, last = explanation, explanation.match.last
     if last is None:
         return ""
-    texts = [f"keeps {last:.0%} of the last stage's response"]
-    missed = {tap: least for tap, least in e.match_asked.items() if e.match.pooled[tap] < least}
-    if missed:
-        asked = ", ".join(f"{least:.0%} at {tap}" for tap, least in missed.items())
-        texts = [f"{texts[0]}, NOT {asked} as was asked for"]
+    texts = [f"keeps {last:.0%} of the last stage's response (cosine similarity)"]
+    for tap, least in e.match_asked.items():
+        if e.match.pooled[tap] < least:
+            texts[0] += f", at {tap} {e.match.pooled[tap]:.1%} and NOT the {least:.1%} asked for"
     for name, control in e.match_controls.items():
         texts.append(f"{MATCH_CONTROLS[name]} {control.last:.0%}")
     return "; ".join(texts)
