@@ -36,9 +36,9 @@ from expcam.classifier.frozen import frozen
 from expcam.classifier.precision import InBfloat16
 from expcam.explain.backgrounds import evaluation_backgrounds
 from expcam.explain.compare.attributions import BASELINES
-from expcam.explain.compare.level_sets import LEVELS, level_set, smallest_level
-from expcam.explain.pixels import components
-from expcam.explain.predictions import predictions
+from expcam.explain.compare.level_sets import LEVELS, smallest_level
+from expcam.explain.pixels import components, level_set
+from expcam.explain.verification import predictions
 from expcam.search.engine import FORWARD
 
 OURS: dict[str, dict[str, Any]] = {

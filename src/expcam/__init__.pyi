@@ -19,7 +19,7 @@ from .errors import ExpcamWarning as ExpcamWarning
 from .explain.api import explain_image as explain_image
 from .explain.api import explain_images as explain_images
 from .explain.compare.compare import compare as compare
-from .explain.curve import match_curve as match_curve
+from .explain.compare.curve import match_curve as match_curve
 from .explain.explanation import Explanation as Explanation
 from .explain.instances import explain_alternatives as explain_alternatives
 from .explain.instances import explain_instances as explain_instances

@@ -3,7 +3,7 @@ import torch
 
 import expcam
 from expcam.explain.objectives import REMOVAL
-from expcam.explain.pixels import Pixels, components
+from expcam.explain.pixels import Pixels, components, level_set
 from expcam.search.model import Seen
 from tests.helpers import red_square
 
@@ -64,3 +64,11 @@ def test_cells_are_the_blocks_that_a_mask_touches_and_its_components(pixels: Pix
     assert sorted(int(each.sum()) for each in cells) == [1, 1, 1, 1, 1, 4]
     # Blocks as large as the image leave its components, and all of the mask.
     assert sorted(int(each.sum()) for each in pixels.cells(mask, pixels.cell_sizes[0])) == [1, 4, 5]
+
+
+def test_a_level_set_has_its_area() -> None:
+    attribution = torch.arange(100.0).view(10, 10)
+    mask = level_set(attribution, 0.07)
+    assert mask.sum() == 7
+    assert mask[9, 3:].all()
+    assert level_set(attribution, 0.0001).sum() == 1

@@ -5,9 +5,8 @@ import expcam
 from expcam.classifier.frozen import frozen
 from expcam.explain.backgrounds import DRAWS, evaluation_backgrounds, evaluation_draws
 from expcam.explain.decision import decide
-from expcam.explain.predictions import keeps
 from expcam.explain.request import Request
-from expcam.explain.verification import verify
+from expcam.explain.verification import keeps, verify
 from tests.helpers import red_square
 
 RED = 1

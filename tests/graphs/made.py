@@ -18,7 +18,7 @@ from expcam.circuits.channels import ChannelFacts
 from expcam.circuits.features import Crop
 from expcam.circuits.formats import Node
 from expcam.explain.compare.compare import OURS
-from expcam.explain.curve import COLUMNS as CURVE_COLUMNS
+from expcam.explain.compare.curve import COLUMNS as CURVE_COLUMNS
 from expcam.explain.match import GRADCAM, MOVED, Match
 
 HOSTILE = "<img src=x onerror=document.title='hacked'>"

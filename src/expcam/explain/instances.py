@@ -32,8 +32,8 @@ from expcam.explain.backgrounds import draw, training_rng
 from expcam.explain.compare.attributions import gradcam, occlusion
 from expcam.explain.decision import Decision, decide
 from expcam.explain.explanation import Explanation
-from expcam.explain.predictions import keeps
 from expcam.explain.request import DEFAULT_RECIPE, Request, Target
+from expcam.explain.verification import keeps
 from expcam.progress import Progress, silent
 
 GRID = 28

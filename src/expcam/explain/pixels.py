@@ -107,6 +107,14 @@ class Pixels:
         return unique
 
 
+def level_set(attribution: Tensor, area: float) -> Tensor:
+    """The mask ``(H, W)`` of the share ``area`` of pixels with the highest attribution."""
+    count = max(1, min(attribution.numel(), round(area * attribution.numel())))
+    mask = torch.zeros(attribution.numel(), dtype=torch.bool, device=attribution.device)
+    mask[attribution.flatten().topk(count).indices] = True
+    return mask.view(attribution.shape)
+
+
 def components(mask: Tensor) -> Tensor:
     """Each connected component of a mask ``(H, W)``, boolean ``(n, H, W)``.
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from expcam.classifier.model import BATCH, Classifier
 from expcam.errors import ClassifierError
 from expcam.explain.backgrounds import evaluation_backgrounds, evaluation_draws, evaluation_rng
 from expcam.explain.compare.attributions import gradcam
-from expcam.explain.compare.level_sets import level_set
 from expcam.explain.decision import Decision
 from expcam.explain.match import ELSEWHERE, GRADCAM, MOVED, Match, mean_of, moved
-from expcam.explain.predictions import predictions
+from expcam.explain.pixels import level_set
 from expcam.search.engine import FORWARD
 
 GUESS = 1 + FORWARD
@@ -46,6 +46,34 @@ class Verification:
     match: Match
     match_controls: Mapping[str, Match]
     passes: float
+
+
+@torch.no_grad()
+def predictions(classifier: Classifier, x: Tensor, masks: Tensor, backgrounds: Tensor) -> Tensor:
+    """Logits of every mask on every background.
+
+    Args:
+        classifier: A frozen classifier.
+        x: Normalised image ``(channels, H, W)``.
+        masks: Boolean ``(n, H, W)``.
+        backgrounds: ``(k, channels, H, W)``.
+
+    Returns:
+        Logits ``(n, k, classes)``.
+    """
+    count, kinds = len(masks), len(backgrounds)
+    rows = []
+    for chunk in torch.arange(count * kinds, device=x.device).split(BATCH):
+        keep = masks[chunk // kinds][:, None]
+        rows.append(classifier.logits(torch.where(keep, x, backgrounds[chunk % kinds])))
+    return torch.cat(rows).view(count, kinds, -1)
+
+
+def keeps(
+    classifier: Classifier, x: Tensor, masks: Tensor, backgrounds: Tensor, label: int
+) -> Tensor:
+    """Whether each mask keeps the label on each background: boolean ``(n, k)``."""
+    return predictions(classifier, x, masks, backgrounds).argmax(-1) == label
 
 
 def verify(decision: Decision, mask: Tensor, seed: int = 0) -> Verification:

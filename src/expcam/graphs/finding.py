@@ -175,7 +175,7 @@ def find(
     from expcam.classifier.precision import flushed_denormals
     from expcam.explain.api import explain_image
     from expcam.explain.compare.compare import compare
-    from expcam.explain.curve import match_curve
+    from expcam.explain.compare.curve import match_curve
     from expcam.explain.instances import explain_alternatives, explain_instances
     from expcam.graphs.page.provenance import provenance
 

@@ -1,19 +1,9 @@
-import torch
-
 import expcam
 from expcam.explain.backgrounds import evaluation_backgrounds
-from expcam.explain.compare.level_sets import level_set, smallest_level
+from expcam.explain.compare.level_sets import smallest_level
 from tests.helpers import red_square
 
 RED, BLUE = 1, 2
-
-
-def test_a_level_set_has_its_area() -> None:
-    attribution = torch.arange(100.0).view(10, 10)
-    mask = level_set(attribution, 0.07)
-    assert mask.sum() == 7
-    assert mask[9, 3:].all()
-    assert level_set(attribution, 0.0001).sum() == 1
 
 
 def test_the_smallest_level_is_the_first_that_holds(detector: expcam.Classifier) -> None:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from expcam.classifier.model import Classifier
-from expcam.explain.predictions import keeps
+from expcam.explain.pixels import level_set
+from expcam.explain.verification import keeps
 
 LEVELS = (
     *(0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2),
@@ -28,14 +29,6 @@ class Level:
     area: float
     mask: Tensor
     holds: bool
-
-
-def level_set(attribution: Tensor, area: float) -> Tensor:
-    """The mask ``(H, W)`` of the share ``area`` of pixels with the highest attribution."""
-    count = max(1, min(attribution.numel(), round(area * attribution.numel())))
-    mask = torch.zeros(attribution.numel(), dtype=torch.bool, device=attribution.device)
-    mask[attribution.flatten().topk(count).indices] = True
-    return mask.view(attribution.shape)
 
 
 def smallest_level(
