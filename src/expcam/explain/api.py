@@ -15,9 +15,9 @@ from expcam.classifier.frozen import frozen, require_autograd
 from expcam.classifier.images import ImageSource
 from expcam.classifier.model import Classifier, Prepared
 from expcam.classifier.precision import flushed_denormals
-from expcam.errors import ClassifierError, OptionError
+from expcam.errors import OptionError
 from expcam.explain.backgrounds import training_rng
-from expcam.explain.compare.attributions import centred_disc, gradcam
+from expcam.explain.compare.attributions import centred_disc
 from expcam.explain.decision import LOOK, Decision, decide
 from expcam.explain.explanation import Explanation
 from expcam.explain.generators import MaskScorer, fitted
@@ -34,7 +34,7 @@ from expcam.explain.request import (
     Targets,
     for_each,
 )
-from expcam.explain.verification import GUESS, verify
+from expcam.explain.verification import verify
 from expcam.progress import Progress, silent
 from expcam.search.bounds import lower_bound
 from expcam.search.engine import Found, Problem, search
@@ -245,7 +245,6 @@ def explained(
         taps = [] if matching is None else list(matching.wanted)
         model = ClassifierModel(decisions[0].classifier, taps)
         found = search(problems, model, Settings(), progress)
-        found = [replace(each, passes=each.passes + GUESS) for each in found]
     return [
         _verified(decision, each, request, start, len(decisions))
         for decision, each in zip(decisions, found, strict=True)
@@ -286,13 +285,9 @@ def _matching(decision: Decision, request: Request) -> Matching | None:
 
 def first_guess(decision: Decision) -> Tensor:
     """Where a search starts: Grad-CAM, or a centred disc where that says nothing, ``(H, W)``."""
-    asked = decision.classifier, decision.x, decision.label
-    try:
-        guess = gradcam(*asked)
-    except ClassifierError:
-        guess = centred_disc(*asked)
-    if float(guess.std()) == 0:
-        guess = centred_disc(*asked)
+    guess = decision.cam
+    if guess is None or float(guess.std()) == 0:
+        guess = centred_disc(decision.classifier, decision.x, decision.label)
     return (guess - guess.mean()) / guess.std()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from expcam.classifier.model import Classifier, Prepared
 from expcam.errors import ClassifierError, ExpcamError, ExpcamWarning, TargetError
+from expcam.explain.compare.attributions import gradcam
 from expcam.explain.explanation import Explanation, ties
 from expcam.explain.match import Whole
 from expcam.explain.objectives import OBJECTIVES
@@ -17,10 +18,10 @@ from expcam.explain.request import Request
 from expcam.search.engine import FORWARD
 from expcam.search.model import out_of_memory
 
-LOOK = 4 * FORWARD
-"""What a decision costs, in forward and backward passes: a forward pass, and three that look at
-the activations. What it finds out once of a classifier (see `Classifier.is_multi_label`) is not
-counted."""
+LOOK = 1 + 5 * FORWARD
+"""What a decision costs, in forward and backward passes: a forward pass, three that look at the
+activations, and for Grad-CAM two and a backward pass. What it finds out once of a classifier (see
+`Classifier.is_multi_label`) is not counted."""
 TIED = 1 / 3
 """A class is nearly tied with another that has at least so much of its probability."""
 TOGETHER = 0.75
@@ -56,6 +57,14 @@ class Decision:
     def whole(self) -> Whole:
         """What the classifier computes of the whole image, looked at once."""
         return Whole.of(self.classifier, self.x)
+
+    @cached_property
+    def cam(self) -> Tensor | None:
+        """Grad-CAM of the class, ``(H, W)``; None where the classifier has no feature map."""
+        try:
+            return gradcam(self.classifier, self.x, self.label)
+        except ClassifierError:
+            return None
 
     @property
     def x(self) -> Tensor:

@@ -26,10 +26,10 @@ from expcam.classifier.frozen import frozen, require_autograd
 from expcam.classifier.images import ImageSource
 from expcam.classifier.model import Classifier, Prepared
 from expcam.classifier.precision import flushed_denormals
-from expcam.errors import ClassifierError, OptionError
+from expcam.errors import OptionError
 from expcam.explain.api import explained
 from expcam.explain.backgrounds import draw, training_rng
-from expcam.explain.compare.attributions import gradcam, occlusion
+from expcam.explain.compare.attributions import occlusion
 from expcam.explain.decision import Decision, decide
 from expcam.explain.explanation import Explanation
 from expcam.explain.request import DEFAULT_RECIPE, Request, Target
@@ -175,9 +175,8 @@ def object_zones(decision: Decision, most: int) -> list[Tensor]:
     Of a classifier without a feature map, occlusion stands in for Grad-CAM.
     """
     x, size = decision.x, decision.x.shape[-2:]
-    try:
-        evidence = gradcam(decision.classifier, x, decision.label)
-    except ClassifierError:
+    evidence = decision.cam
+    if evidence is None:
         evidence = occlusion(decision.classifier, x, decision.label)
     cell = max(1.0, min(size) / GRID)
     grid = [round(side / cell) for side in size]

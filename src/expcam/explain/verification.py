@@ -7,16 +7,11 @@ import torch
 from torch import Tensor
 
 from expcam.classifier.model import BATCH, Classifier
-from expcam.errors import ClassifierError
 from expcam.explain.backgrounds import evaluation_backgrounds, evaluation_draws, evaluation_rng
-from expcam.explain.compare.attributions import gradcam
 from expcam.explain.decision import Decision
 from expcam.explain.match import ELSEWHERE, GRADCAM, MOVED, Match, mean_of, moved
 from expcam.explain.pixels import level_set
 from expcam.search.engine import FORWARD
-
-GUESS = 1 + FORWARD
-"""What Grad-CAM costs: two forward passes and a backward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,24 +89,18 @@ def verify(decision: Decision, mask: Tensor, seed: int = 0) -> Verification:
         draws_kept=int(held[len(unseen) :].sum()),
         match=match,
         match_controls=controls,
-        passes=passes + (len(logits) + 1) * FORWARD,
+        passes=(passes + len(logits) + 1) * FORWARD,
     )
 
 
-def _matches(decision: Decision, mask: Tensor, seed: int) -> tuple[Match, dict[str, Match], float]:
-    """How far the mask keeps the activations, its controls, and what that took."""
+def _matches(decision: Decision, mask: Tensor, seed: int) -> tuple[Match, dict[str, Match], int]:
+    """How far the mask keeps the activations, its controls, and the forward passes that took."""
     classifier, x = decision.classifier, decision.x
     masks = [mask[None], moved(mask, evaluation_rng(seed))]
-    passes = 0.0
-    try:
-        cam = gradcam(classifier, x, decision.label)
-    except ClassifierError:  # it has no feature map
-        pass
-    else:
-        masks.append(level_set(cam, float(mask.float().mean()))[None])
-        passes += GUESS
+    if decision.cam is not None:
+        masks.append(level_set(decision.cam, float(mask.float().mean()))[None])
     found = decision.whole.matches(classifier, x, torch.cat(masks))
     controls = {MOVED: mean_of(found[1 : 1 + ELSEWHERE])}
-    if len(masks) > 2:
+    if decision.cam is not None:
         controls[GRADCAM] = found[-1]
-    return found[0], controls, passes + len(found) * FORWARD
+    return found[0], controls, len(found)
